@@ -1,0 +1,207 @@
+/* The layouts of every record in the ring: the single source of truth. sensor/events/layouts.py is
+ * generated from this file (python -m sensor.events.generate), and a test regenerates it.
+ *
+ * Rules of this file, which the generator enforces: fixed-width types only, padding written out,
+ * natural alignment, no bitfields, no `packed`. A `u16 NAME_len` member announces NAME_len bytes
+ * behind the fixed part; such tails follow one another in the order of their members. A tail
+ * announced by `NAME_path_len` holds a walked path: its components leaf first, each ended by NUL,
+ * because the kernel links dentries upwards only. */
+#pragma once
+
+/* Bump when a layout or the meaning of a member changes. */
+#define PF_ABI 1
+
+enum pf_type {
+  PF_TYPE_EXEC = 1,
+  PF_TYPE_FORK = 2,
+  PF_TYPE_EXIT = 3,
+  PF_TYPE_CGROUP_BIRTH = 16,
+  PF_TYPE_CGROUP_DEATH = 17,
+  PF_TYPE_CGROUP_MOVE = 18,
+  PF_TYPE_CONNECT = 32,
+  PF_TYPE_CONNECT_UNIX = 33,
+  PF_TYPE_DEVICE = 48,
+};
+
+/* Set in pf_header.flags. */
+enum pf_flag {
+  PF_FLAG_REPEAT = 1,      /* `count` further attempts like one already sent, from first_ns to last_ns */
+  PF_FLAG_KILLED = 2,      /* the probe answered with SIGKILL, since the action could not be recorded */
+  PF_FLAG_MIGRATED = 4,    /* the task's cgroup is outside its (sticky) sandbox */
+  PF_FLAG_CLONE_INTO = 8,  /* fork: the child was born in another cgroup than its parent's */
+};
+
+/* What was decided in the kernel. */
+enum pf_verdict {
+  PF_VERDICT_ALLOWED = 0,
+  PF_VERDICT_REFUSED = 1,        /* by policy, EPERM */
+  PF_VERDICT_WOULD_REFUSE = 2,   /* monitor mode: policy says no, nothing was refused */
+  PF_VERDICT_UNRECORDED = 3,     /* refused since it could not be recorded */
+  PF_VERDICT_PROTECTED = 4,      /* refused: one of the sensor's own ports */
+};
+
+/* Facts about an executed file, set in pf_exec.file_flags. */
+enum pf_file {
+  PF_FILE_DELETED = 1,       /* i_nlink == 0 */
+  PF_FILE_MEMFD = 2,         /* a memfd: shmem mount with the dentry name `memfd:` */
+  PF_FILE_TMPFS = 4,         /* tmpfs or shmem superblock */
+  PF_FILE_WRITABLE = 8,      /* its mode lets the one who runs it write it */
+  PF_FILE_ARGV_CUT = 16,     /* argv is longer than what was copied */
+  PF_FILE_IMAGE_CUT = 32,    /* more path components, or longer ones, than the walk's bound */
+  PF_FILE_CWD_CUT = 64,
+  PF_FILE_ARGV_FAULT = 128,  /* argv could not be read */
+  PF_FILE_SETID = 256,       /* setuid or setgid bit */
+};
+
+/* Device classes: a bit each in pf_class.granted_devices. The kernel finds the class of a device
+ * in the map device_classes, which the sensor fills from fixed majors and /proc/devices. */
+enum pf_device {
+  PF_DEVICE_ORDINARY = 0,    /* null, zero, urandom, tty, pts, …: always granted, never sent */
+  PF_DEVICE_NVIDIA = 1,
+  PF_DEVICE_AMD = 2,
+  PF_DEVICE_DRM = 3,
+  PF_DEVICE_ACCEL = 4,
+  PF_DEVICE_KVM = 5,
+  PF_DEVICE_TUN = 6,
+  PF_DEVICE_FUSE = 7,
+  PF_DEVICE_MEMORY = 8,      /* mem, kmem, port, kmsg, msr, cpuid, nvram */
+  PF_DEVICE_BLOCK = 9,
+  PF_DEVICE_VFIO = 10,
+  PF_DEVICE_INFINIBAND = 11,
+  PF_DEVICE_OTHER = 12,      /* a character device of no class above */
+};
+
+/* Why an event was not sent; index of pf_sandbox.lost and of the map lost. */
+enum pf_loss {
+  PF_LOSS_RING_FULL = 0,     /* no room in the ring */
+  PF_LOSS_WATERMARK = 1,     /* a repeat, ring three quarters full; its count is kept and sent later */
+  PF_LOSS_BUDGET = 2,        /* the sandbox's budget of outstanding bytes is used up */
+  PF_LOSS_SCRATCH = 3,       /* no buffer to build the record in */
+  PF_LOSS_PROCESSES_FULL = 4,
+  PF_LOSS_SANDBOXES_FULL = 5,
+  PF_LOSS_REPEATS_FULL = 6,  /* not counted in the kernel, but sent in full: nothing is lost */
+  PF_LOSS_WATCH_FULL = 7,
+  PF_LOSS_NAME_TOO_LONG = 8, /* a cgroup's name is longer than the matcher reads */
+  PF_LOSS_STAMP = 9,         /* no per-socket storage */
+  PF_LOSS_REASONS = 16,
+};
+
+struct pf_header {
+  u16 type;          /* enum pf_type */
+  u16 flags;         /* enum pf_flag */
+  u32 size;          /* of the record, this header and the tails included */
+  u64 time_ns;       /* CLOCK_MONOTONIC */
+  u64 sandbox_id;    /* cgroup id of the outermost sandbox */
+  u64 cgroup_id;     /* cgroup id of the task's own cgroup (v2 hierarchy) */
+  u32 tgid;
+  u32 tid;
+  u64 exec_id;       /* CLOCK_MONOTONIC at the task's last exec or, before one, at its fork */
+};
+
+struct pf_exec {
+  struct pf_header header;
+  u64 start_ns;          /* CLOCK_BOOTTIME at the process's fork: with tgid, its identity */
+  u64 parent_start_ns;
+  u64 inode;
+  u64 argv_bytes;        /* true length of argv, which may exceed argv_len */
+  u32 parent_tgid;
+  u32 uid;
+  u32 euid;
+  u32 gid;
+  u32 device;            /* st_dev of the executable's filesystem, kernel encoding (major << 20 | minor) */
+  u32 mode;              /* i_mode of the executable */
+  u32 file_flags;        /* enum pf_file */
+  u32 pid_ns;
+  u32 mnt_ns;
+  u32 net_ns;
+  u32 user_ns;
+  u32 cgroup_ns;
+  u16 argv_len;          /* NUL-separated, at most PF_ARGV_MAX bytes */
+  u16 filename_len;      /* as invoked: what execve was given */
+  u16 image_path_len;    /* the file that was mapped: for a script, its interpreter */
+  u16 cwd_path_len;
+};
+
+struct pf_fork {
+  struct pf_header header;   /* of the child */
+  u64 start_ns;
+  u64 parent_start_ns;
+  u64 parent_exec_id;
+  u64 parent_sandbox_id;     /* 0: the parent is in no sandbox, the child entered one */
+  u32 parent_tgid;
+  u32 pad;
+};
+
+struct pf_exit {
+  struct pf_header header;
+  u64 start_ns;
+  u32 exit_code;             /* as wait(2) has it: status << 8 | signal */
+  u32 pad;
+};
+
+struct pf_cgroup {
+  struct pf_header header;   /* cgroup_id: the cgroup; sandbox_id: its sandbox; tgid: who made, removed or moved */
+  u64 parent_id;             /* birth: the parent cgroup; move: the sandbox the task had before */
+  u32 class_id;
+  u16 path_len;              /* below the mount, as the tracepoint has it */
+  u16 pad;
+};
+
+struct pf_move {
+  struct pf_header header;   /* of the moved task; cgroup_id: where it is now; sandbox_id: sticky */
+  u64 start_ns;
+  u64 previous_sandbox_id;   /* 0: it was in none */
+  u64 destination_sandbox_id;/* 0: it left */
+  u32 mover_tgid;
+  u32 pad;
+};
+
+struct pf_connect {
+  struct pf_header header;
+  u64 maker_sandbox_id;      /* from the socket's stamp; 0: it has none */
+  u64 maker_exec_id;
+  u64 cookie;
+  u64 count;                 /* 1, or with PF_FLAG_REPEAT the attempts since the last record */
+  u64 first_ns;
+  u64 last_ns;
+  u32 maker_tgid;
+  u32 uid;
+  u16 family;                /* AF_INET or AF_INET6 */
+  u16 port;                  /* host order */
+  u8 protocol;               /* IPPROTO_* */
+  u8 verdict;                /* enum pf_verdict */
+  u8 unconnected;            /* 1: sendmsg on a socket that is not connected */
+  u8 pad;
+  u8 address[16];            /* network order; IPv4 in the first four bytes */
+};
+
+struct pf_connect_unix {
+  struct pf_header header;
+  u64 maker_sandbox_id;
+  u64 maker_exec_id;
+  u64 count;
+  u64 first_ns;
+  u64 last_ns;
+  u32 maker_tgid;
+  u32 uid;
+  u8 verdict;
+  u8 pad[5];
+  u16 target_len;            /* sun_path; an abstract name begins with NUL */
+};
+
+struct pf_device_attempt {
+  struct pf_header header;
+  u64 count;
+  u64 first_ns;
+  u64 last_ns;
+  u32 major;
+  u32 minor;
+  u32 uid;
+  u16 kind;                  /* BPF_DEVCG_DEV_BLOCK 1 or _CHAR 2 */
+  u16 access;                /* BPF_DEVCG_ACC_MKNOD 1, _READ 2, _WRITE 4 */
+  u8 device_class;           /* enum pf_device */
+  u8 granted;                /* the sandbox's class has this device class */
+  u8 verdict;                /* enum pf_verdict */
+  u8 prior;                  /* 1: a device program before ours had refused already; 2: unknown */
+  u32 pad;
+};

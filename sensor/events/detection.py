@@ -1,0 +1,38 @@
+"""A rule's verdict on an activity, and what was done about it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from sensor.events.activity import AnyActivity
+
+LEVELS = ("informational", "low", "medium", "high", "critical")
+
+
+class Detection(Struct, frozen=True, gc=False):
+    """`id` is the event's id and the rule's: the same after a replay, so that nothing is told twice."""
+
+    id: str
+    time_ns: int  # UTC, when the rule matched
+    rule_id: str
+    rule_title: str
+    level: str  # one of LEVELS
+    tags: tuple[str, ...]
+    activity: AnyActivity
+
+
+class Response(Struct, frozen=True, gc=False):
+    """Journalled twice: as `intent` before acting, then with its outcome."""
+
+    detection_id: str
+    time_ns: int
+    action: str  # log, kill, kill-sandbox
+    mode: str  # monitor, enforce
+    outcome: str  # intent, done, would, gone, never_touch, failed
+    reason: str  # one line; "" when done
+    targets: tuple[int, ...]  # tgids
+    latency_ns: int  # from the event's time in the kernel to the outcome; 0 for an intent
+
+
+def event_id(generation: int, position: int) -> str:
+    return f"{generation:x}-{position:x}"

@@ -1,0 +1,188 @@
+"""Write layouts.py from the C header that the probes include.
+
+`python -m sensor.events.generate` rewrites the module; `--check` exits 1 if it would change.
+Refused, since either would make the two sides differ in silence: a type without a fixed width, and
+padding that the C compiler would have to add.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HEADER = Path(__file__).resolve().parents[2] / "probes" / "include" / "events.h"
+TARGET = Path(__file__).with_name("layouts.py")
+
+_FORMATS = {"u8": ("B", 1), "u16": ("H", 2), "u32": ("I", 4), "u64": ("Q", 8), "s32": ("i", 4)}
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_ENUM = re.compile(r"enum (\w+) \{(.*?)\};", re.DOTALL)
+_STRUCT = re.compile(r"struct (\w+) \{(.*?)\};", re.DOTALL)
+_MEMBER = re.compile(r"(struct \w+|\w+) (\w+)(?:\[(\d+)\])?")
+
+# Which struct a record of each type is laid out as.
+RECORDS = {
+    "PF_TYPE_EXEC": "pf_exec",
+    "PF_TYPE_FORK": "pf_fork",
+    "PF_TYPE_EXIT": "pf_exit",
+    "PF_TYPE_CGROUP_BIRTH": "pf_cgroup",
+    "PF_TYPE_CGROUP_DEATH": "pf_cgroup",
+    "PF_TYPE_CGROUP_MOVE": "pf_move",
+    "PF_TYPE_CONNECT": "pf_connect",
+    "PF_TYPE_CONNECT_UNIX": "pf_connect_unix",
+    "PF_TYPE_DEVICE": "pf_device_attempt",
+}
+
+
+class LayoutError(Exception):
+    """The header breaks one of its own rules."""
+
+
+@dataclass
+class Layout:
+    """One C struct, flattened: `members` as (name, struct format, python type)."""
+
+    name: str
+    members: list[tuple[str, str, str]] = field(default_factory=list)
+    size: int = 0
+    align: int = 1
+
+    def add(self, name: str, letter: str, width: int, count: int | None) -> None:
+        if self.size % width:
+            raise LayoutError(f"{self.name}.{name}: not aligned to {width}, write the padding out")
+        self.size += width * (count or 1)
+        self.align = max(self.align, width)
+        if name == "pad":
+            self.members.append((name, f"{width * (count or 1)}x", ""))
+        elif count is not None:
+            self.members.append((name, f"{width * count}s", "bytes"))
+        else:
+            self.members.append((name, letter, "int"))
+
+    @property
+    def tails(self) -> list[str]:
+        return [name[:-4] for name, _, _ in self.members if name.endswith("_len")]
+
+
+def parse(text: str) -> tuple[dict[str, dict[str, int]], dict[str, Layout]]:
+    """Enums as name → {member: value}, structs as name → Layout."""
+    text = _COMMENT.sub("", text)
+    enums: dict[str, dict[str, int]] = {}
+    for name, body in _ENUM.findall(text):
+        pairs = (item.split("=") for item in body.split(",") if item.strip())
+        enums[name] = {key.strip(): int(value) for key, value in pairs}
+    structs: dict[str, Layout] = {}
+    for name, body in _STRUCT.findall(text):
+        layout = Layout(name)
+        for statement in filter(None, (part.strip() for part in body.split(";"))):
+            match = _MEMBER.fullmatch(statement)
+            if match is None:
+                raise LayoutError(f"{name}: cannot read `{statement}`")
+            kind, member, count = match.group(1), match.group(2), match.group(3)
+            if kind.startswith("struct "):
+                inner = structs[kind.removeprefix("struct ")]
+                if layout.size % inner.align:
+                    raise LayoutError(f"{name}.{member}: not aligned, write the padding out")
+                layout.members += inner.members
+                layout.size += inner.size
+                layout.align = max(layout.align, inner.align)
+            elif kind in _FORMATS:
+                layout.add(member, *_FORMATS[kind], int(count) if count else None)
+            else:
+                raise LayoutError(f"{name}.{member}: `{kind}` has no fixed width")
+        if layout.size % layout.align:
+            raise LayoutError(f"{name}: ends unaligned, write the padding out")
+        structs[name] = layout
+    return enums, structs
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.removeprefix("pf_").split("_"))
+
+
+def _record(layout: Layout) -> list[str]:
+    kept = [(name, kind) for name, _, kind in layout.members if kind and not name.endswith("_len")]
+    unpacked = [name for name, _, kind in layout.members if kind]
+    tails = layout.tails
+    name = _camel(layout.name)
+    fields = [f"    {member}: {kind}" for member, kind in kept]
+    fields += [f"    {tail}: bytes" for tail in tails]
+    text = [f"class {name}(Struct, frozen=True, gc=False):"]
+    text += [f'    """A `struct {layout.name}`: {layout.size} bytes, then its tails."""', "", *fields, "", ""]
+    pattern = "<" + "".join(letter for _, letter, _ in layout.members)
+    text += [f'_{layout.name.upper()} = PackedStruct("{pattern}")', "", ""]
+    function = layout.name.removeprefix("pf_")
+    text.append(f"def read_{function}(buffer: Buffer, at: int) -> {name}:")
+    if not tails:
+        text += [f"    return {name}(*_{layout.name.upper()}.unpack_from(buffer, at))", "", ""]
+        return text
+    text += ["    (", *(f"        {member}," for member in unpacked), f"    ) = _{layout.name.upper()}.unpack_from(buffer, at)"]
+    text.append(f"    a0 = at + {layout.size}")
+    for index, tail in enumerate(tails):
+        text.append(f"    a{index + 1} = a{index} + {tail}_len")
+    text.append(f"    if a{len(tails)} - at > size:")
+    text.append("        raise ShortRecord")
+    text.append(f"    return {name}(")
+    text += [f"        {member}," for member, _ in kept]
+    text += [f"        bytes(buffer[a{index}:a{index + 1}])," for index in range(len(tails))]
+    text += ["    )", "", ""]
+    return text
+
+
+def generate(text: str) -> str:
+    """The text of layouts.py for the text of events.h."""
+    enums, structs = parse(text)
+    abi = re.search(r"#define PF_ABI (\d+)", text)
+    if abi is None:
+        raise LayoutError("PF_ABI is not defined")
+    out = [
+        '"""Generated from probes/include/events.h by sensor.events.generate. Do not edit."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from collections.abc import Callable",
+        "from enum import IntEnum, IntFlag",
+        "from mmap import mmap",
+        "from struct import Struct as PackedStruct",
+        "",
+        "from msgspec import Struct",
+        "",
+        "Buffer = bytes | bytearray | memoryview | mmap",
+        f"ABI = {abi.group(1)}",
+        "",
+        "",
+        "class ShortRecord(ValueError):",
+        '    """A record whose tails reach beyond its own size."""',
+        "",
+        "",
+    ]
+    for name, members in enums.items():
+        base = "IntFlag" if name in ("pf_flag", "pf_file") else "IntEnum"
+        prefix = name.upper() + "_"
+        out += [f"class {_camel(name)}({base}):"]
+        out += [f"    {member.removeprefix(prefix)} = {value}" for member, value in members.items()]
+        out += ["", ""]
+    for layout in structs.values():
+        if layout.name != "pf_header":
+            out += _record(layout)
+    out += [f"HEADER_SIZE = {structs['pf_header'].size}", ""]
+    types = enums["pf_type"]
+    out.append("# Record type → (smallest size, reader).")
+    out.append("READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {")
+    for member, struct in RECORDS.items():
+        out.append(f"    {types[member]}: ({structs[struct].size}, read_{struct.removeprefix('pf_')}),")
+    out += ["}", ""]
+    return "\n".join(out)
+
+
+def main() -> int:
+    text = generate(HEADER.read_text())
+    if "--check" in sys.argv[1:]:
+        return int(not TARGET.exists() or TARGET.read_text() != text)
+    TARGET.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,481 @@
+"""Generated from probes/include/events.h by sensor.events.generate. Do not edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum, IntFlag
+from mmap import mmap
+from struct import Struct as PackedStruct
+
+from msgspec import Struct
+
+Buffer = bytes | bytearray | memoryview | mmap
+ABI = 1
+
+
+class ShortRecord(ValueError):
+    """A record whose tails reach beyond its own size."""
+
+
+class Type(IntEnum):
+    EXEC = 1
+    FORK = 2
+    EXIT = 3
+    CGROUP_BIRTH = 16
+    CGROUP_DEATH = 17
+    CGROUP_MOVE = 18
+    CONNECT = 32
+    CONNECT_UNIX = 33
+    DEVICE = 48
+
+
+class Flag(IntFlag):
+    REPEAT = 1
+    KILLED = 2
+    MIGRATED = 4
+    CLONE_INTO = 8
+
+
+class Verdict(IntEnum):
+    ALLOWED = 0
+    REFUSED = 1
+    WOULD_REFUSE = 2
+    UNRECORDED = 3
+    PROTECTED = 4
+
+
+class File(IntFlag):
+    DELETED = 1
+    MEMFD = 2
+    TMPFS = 4
+    WRITABLE = 8
+    ARGV_CUT = 16
+    IMAGE_CUT = 32
+    CWD_CUT = 64
+    ARGV_FAULT = 128
+    SETID = 256
+
+
+class Device(IntEnum):
+    ORDINARY = 0
+    NVIDIA = 1
+    AMD = 2
+    DRM = 3
+    ACCEL = 4
+    KVM = 5
+    TUN = 6
+    FUSE = 7
+    MEMORY = 8
+    BLOCK = 9
+    VFIO = 10
+    INFINIBAND = 11
+    OTHER = 12
+
+
+class Loss(IntEnum):
+    RING_FULL = 0
+    WATERMARK = 1
+    BUDGET = 2
+    SCRATCH = 3
+    PROCESSES_FULL = 4
+    SANDBOXES_FULL = 5
+    REPEATS_FULL = 6
+    WATCH_FULL = 7
+    NAME_TOO_LONG = 8
+    STAMP = 9
+    REASONS = 16
+
+
+class Exec(Struct, frozen=True, gc=False):
+    """A `struct pf_exec`: 136 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    start_ns: int
+    parent_start_ns: int
+    inode: int
+    argv_bytes: int
+    parent_tgid: int
+    uid: int
+    euid: int
+    gid: int
+    device: int
+    mode: int
+    file_flags: int
+    pid_ns: int
+    mnt_ns: int
+    net_ns: int
+    user_ns: int
+    cgroup_ns: int
+    argv: bytes
+    filename: bytes
+    image_path: bytes
+    cwd_path: bytes
+
+
+_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIHHHH")
+
+
+def read_exec(buffer: Buffer, at: int) -> Exec:
+    (
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        start_ns,
+        parent_start_ns,
+        inode,
+        argv_bytes,
+        parent_tgid,
+        uid,
+        euid,
+        gid,
+        device,
+        mode,
+        file_flags,
+        pid_ns,
+        mnt_ns,
+        net_ns,
+        user_ns,
+        cgroup_ns,
+        argv_len,
+        filename_len,
+        image_path_len,
+        cwd_path_len,
+    ) = _PF_EXEC.unpack_from(buffer, at)
+    a0 = at + 136
+    a1 = a0 + argv_len
+    a2 = a1 + filename_len
+    a3 = a2 + image_path_len
+    a4 = a3 + cwd_path_len
+    if a4 - at > size:
+        raise ShortRecord
+    return Exec(
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        start_ns,
+        parent_start_ns,
+        inode,
+        argv_bytes,
+        parent_tgid,
+        uid,
+        euid,
+        gid,
+        device,
+        mode,
+        file_flags,
+        pid_ns,
+        mnt_ns,
+        net_ns,
+        user_ns,
+        cgroup_ns,
+        bytes(buffer[a0:a1]),
+        bytes(buffer[a1:a2]),
+        bytes(buffer[a2:a3]),
+        bytes(buffer[a3:a4]),
+    )
+
+
+class Fork(Struct, frozen=True, gc=False):
+    """A `struct pf_fork`: 88 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    start_ns: int
+    parent_start_ns: int
+    parent_exec_id: int
+    parent_sandbox_id: int
+    parent_tgid: int
+
+
+_PF_FORK = PackedStruct("<HHIQQQIIQQQQQI4x")
+
+
+def read_fork(buffer: Buffer, at: int) -> Fork:
+    return Fork(*_PF_FORK.unpack_from(buffer, at))
+
+
+class Exit(Struct, frozen=True, gc=False):
+    """A `struct pf_exit`: 64 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    start_ns: int
+    exit_code: int
+
+
+_PF_EXIT = PackedStruct("<HHIQQQIIQQI4x")
+
+
+def read_exit(buffer: Buffer, at: int) -> Exit:
+    return Exit(*_PF_EXIT.unpack_from(buffer, at))
+
+
+class Cgroup(Struct, frozen=True, gc=False):
+    """A `struct pf_cgroup`: 64 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    parent_id: int
+    class_id: int
+    path: bytes
+
+
+_PF_CGROUP = PackedStruct("<HHIQQQIIQQIH2x")
+
+
+def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
+    (
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        parent_id,
+        class_id,
+        path_len,
+    ) = _PF_CGROUP.unpack_from(buffer, at)
+    a0 = at + 64
+    a1 = a0 + path_len
+    if a1 - at > size:
+        raise ShortRecord
+    return Cgroup(
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        parent_id,
+        class_id,
+        bytes(buffer[a0:a1]),
+    )
+
+
+class Move(Struct, frozen=True, gc=False):
+    """A `struct pf_move`: 80 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    start_ns: int
+    previous_sandbox_id: int
+    destination_sandbox_id: int
+    mover_tgid: int
+
+
+_PF_MOVE = PackedStruct("<HHIQQQIIQQQQI4x")
+
+
+def read_move(buffer: Buffer, at: int) -> Move:
+    return Move(*_PF_MOVE.unpack_from(buffer, at))
+
+
+class Connect(Struct, frozen=True, gc=False):
+    """A `struct pf_connect`: 128 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    maker_sandbox_id: int
+    maker_exec_id: int
+    cookie: int
+    count: int
+    first_ns: int
+    last_ns: int
+    maker_tgid: int
+    uid: int
+    family: int
+    port: int
+    protocol: int
+    verdict: int
+    unconnected: int
+    address: bytes
+
+
+_PF_CONNECT = PackedStruct("<HHIQQQIIQQQQQQQIIHHBBB1x16s")
+
+
+def read_connect(buffer: Buffer, at: int) -> Connect:
+    return Connect(*_PF_CONNECT.unpack_from(buffer, at))
+
+
+class ConnectUnix(Struct, frozen=True, gc=False):
+    """A `struct pf_connect_unix`: 104 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    maker_sandbox_id: int
+    maker_exec_id: int
+    count: int
+    first_ns: int
+    last_ns: int
+    maker_tgid: int
+    uid: int
+    verdict: int
+    target: bytes
+
+
+_PF_CONNECT_UNIX = PackedStruct("<HHIQQQIIQQQQQQIIB5xH")
+
+
+def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
+    (
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        maker_sandbox_id,
+        maker_exec_id,
+        count,
+        first_ns,
+        last_ns,
+        maker_tgid,
+        uid,
+        verdict,
+        target_len,
+    ) = _PF_CONNECT_UNIX.unpack_from(buffer, at)
+    a0 = at + 104
+    a1 = a0 + target_len
+    if a1 - at > size:
+        raise ShortRecord
+    return ConnectUnix(
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        maker_sandbox_id,
+        maker_exec_id,
+        count,
+        first_ns,
+        last_ns,
+        maker_tgid,
+        uid,
+        verdict,
+        bytes(buffer[a0:a1]),
+    )
+
+
+class DeviceAttempt(Struct, frozen=True, gc=False):
+    """A `struct pf_device_attempt`: 96 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    count: int
+    first_ns: int
+    last_ns: int
+    major: int
+    minor: int
+    uid: int
+    kind: int
+    access: int
+    device_class: int
+    granted: int
+    verdict: int
+    prior: int
+
+
+_PF_DEVICE_ATTEMPT = PackedStruct("<HHIQQQIIQQQQIIIHHBBBB4x")
+
+
+def read_device_attempt(buffer: Buffer, at: int) -> DeviceAttempt:
+    return DeviceAttempt(*_PF_DEVICE_ATTEMPT.unpack_from(buffer, at))
+
+
+HEADER_SIZE = 48
+
+# Record type → (smallest size, reader).
+READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
+    1: (136, read_exec),
+    2: (88, read_fork),
+    3: (64, read_exit),
+    16: (64, read_cgroup),
+    17: (64, read_cgroup),
+    18: (80, read_move),
+    32: (128, read_connect),
+    33: (104, read_connect_unix),
+    48: (96, read_device_attempt),
+}

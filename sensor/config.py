@@ -4,9 +4,17 @@ whatever is wrong in it. packaging/pinfold.yaml is the commented example, and wh
 
 from __future__ import annotations
 
-from typing import Literal
+import mmap
+import re
+import socket
+from collections.abc import Iterator
+from typing import Literal, cast
 
 from msgspec import Struct, field
+from msgspec.structs import replace
+
+from sensor import configfile
+from sensor.configfile import KeyPath, Problem, found
 
 DeviceClassName = Literal[
     "nvidia", "amd", "drm", "accel", "kvm", "tun", "fuse", "memory", "block", "vfio", "infiniband", "other"
@@ -86,3 +94,143 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     rules: Rules = Rules()
     metrics: Metrics = Metrics()
     log: Log = Log()
+
+
+PREFIX_BYTES, SUFFIX_BYTES = 64, 32  # what the matcher in the kernel compares of a cgroup's name
+_RING_BYTES = (64 * 1024, 256 * 1024 * 1024)
+_BUDGET_BYTES_LEAST = 16 * 1024  # below it, one exec with long arguments and paths would not fit
+_LIMITS = {"sandboxes": 65536, "processes": 4194304, "repeats": 1048576, "watched_cgroups": 1048576}
+_UNIX_PATH_BYTES = 107  # sun_path, less its NUL
+
+
+def load(path: str) -> Config:
+    """The settings in the file, complete: with a class `default`, and a pattern for the cgroups of
+    `pinfold sandbox run` where the file has none. Raises ConfigError, one line a problem."""
+    return complete(configfile.read(path, Config, problems))
+
+
+def complete(config: Config) -> Config:
+    """What `load` adds to what is written; `complete(Config())` is the configuration without a file."""
+    own = f"{config.instance}/*"
+    patterns = config.sandboxes
+    if all(pattern.path != own for pattern in patterns):
+        patterns = (*patterns, SandboxPattern(own))
+    return replace(config, classes={"default": SandboxClass()} | config.classes, sandboxes=patterns)
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """What types cannot say. The paths are those of the file's keys."""
+    if not re.fullmatch(r"[a-z0-9-]{1,32}", config.instance):
+        yield Problem(("instance",), "1 to 32 of a-z, 0-9 and -", found(config.instance))
+    yield from _class_problems(config)
+    for index, pattern in enumerate(config.sandboxes):
+        yield from _pattern_problems(config, index, pattern)
+    yield from _size_problems(config)
+    yield from _path_problems(config)
+    if (expected := _listen_problem(config.metrics.listen)) is not None:
+        yield Problem(("metrics", "listen"), expected, found(config.metrics.listen))
+
+
+def _class_problems(config: Config) -> Iterator[Problem]:
+    for name in config.classes:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+            yield Problem(("classes", name), "a name of 1 to 32 letters, digits, _ and -", found(name))
+
+
+def _pattern_problems(config: Config, index: int, pattern: SandboxPattern) -> Iterator[Problem]:
+    at: KeyPath = ("sandboxes", index)
+    if pattern.class_ != "default" and pattern.class_ not in config.classes:
+        names = ", ".join(sorted({"default", *config.classes}))
+        yield Problem((*at, "class"), f"one of the classes {names}", found(pattern.class_))
+    if any(earlier.path == pattern.path for earlier in config.sandboxes[:index]):
+        yield Problem((*at, "path"), "each path once", found(pattern.path))
+    if (expected := _pattern_problem(pattern.path)) is not None:
+        yield Problem((*at, "path"), expected, found(pattern.path))
+
+
+def _pattern_problem(path: str) -> str | None:
+    """What was expected instead, or None. Whatever could never match is refused: a pattern that
+    silently matches nothing leaves a sandbox unwatched."""
+    if path.strip("./") == "":
+        return "a path below the cgroup2 mount (the mount itself is never a sandbox)"
+    if path.startswith("/"):
+        return "a path relative to the cgroup2 mount, without a leading /"
+    components = path.split("/")
+    for left, component in enumerate(components, 1 - len(components)):
+        if (expected := _component_problem(component, last=left == 0)) is not None:
+            return expected
+    return None
+
+
+def _component_problem(name: str, last: bool) -> str | None:
+    prefix, star, suffix = name.partition("*")
+    if name in ("", ".", ".."):
+        return "no empty component, no . and no .."
+    if not name.isprintable() or any(character in name for character in "?[]{}"):
+        return "names in which * is the only wildcard"
+    if "*" in suffix:
+        return "one * at most in a component"
+    if (star or last) and (len(prefix.encode()) > PREFIX_BYTES or len(suffix.encode()) > SUFFIX_BYTES):
+        return f"at most {PREFIX_BYTES} bytes before and {SUFFIX_BYTES} after the *"
+    return "components of at most 255 bytes" if len(name.encode()) > 255 else None
+
+
+def _size_problems(config: Config) -> Iterator[Problem]:
+    size, budget = config.ring.size_bytes, config.ring.sandbox_budget_bytes
+    least, most = _RING_BYTES
+    # Conditions of BPF_MAP_TYPE_RINGBUF: a power of two, and whole pages.
+    if not least <= size <= most or size & (size - 1) or size % mmap.PAGESIZE:
+        yield Problem(
+            ("ring", "size_bytes"),
+            f"a power of two from {least} to {most}, and whole pages of {mmap.PAGESIZE}",
+            found(size),
+        )
+    elif budget and not _BUDGET_BYTES_LEAST <= budget <= size:
+        expected = f"0, or {_BUDGET_BYTES_LEAST} to the ring's {size}"
+        yield Problem(("ring", "sandbox_budget_bytes"), expected, found(budget))
+    for name, most in _LIMITS.items():
+        if not 1 <= (value := cast(int, getattr(config.limits, name))) <= most:
+            yield Problem(("limits", name), f"1 to {most}", found(value))
+    if not 4096 <= config.log.max_bytes <= 1 << 40:
+        yield Problem(("log", "max_bytes"), f"4096 to {1 << 40}", found(config.log.max_bytes))
+    # At least one rotated file: the last event that was written may stand in it after a rotation.
+    if not 1 <= config.log.keep <= 1000:
+        yield Problem(("log", "keep"), "1 to 1000", found(config.log.keep))
+
+
+def _path_problems(config: Config) -> Iterator[Problem]:
+    if "/" in config.log.file or config.log.file in ("", ".", "..") or not config.log.file.isprintable():
+        yield Problem(("log", "file"), "a file's name, without /", found(config.log.file))
+    for name in config.paths.__struct_fields__:
+        if not _is_absolute(path := cast(str, getattr(config.paths, name))):
+            yield Problem(("paths", name), "an absolute path without ..", found(path))
+    for index, path in enumerate(config.rules.paths):
+        if not _is_absolute(path):
+            yield Problem(("rules", "paths", index), "an absolute path without ..", found(path))
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") and ".." not in path.split("/") and path.isprintable()
+
+
+def _listen_problem(listen: str) -> str | None:
+    """Loopback only: on another address, what is known of the sandboxes would be told to all."""
+    if not listen:
+        return None
+    if listen.startswith("unix:"):
+        path = listen.removeprefix("unix:")
+        fits = _is_absolute(path) and len(path.encode()) <= _UNIX_PATH_BYTES
+        return None if fits else f"unix: and an absolute path of at most {_UNIX_PATH_BYTES} bytes"
+    host, _, port = listen.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        return "a loopback address and a port, unix:PATH, or nothing"
+    return None if _is_loopback(host) else "a loopback address (127.0.0.1, [::1] or localhost) before the port"
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "[::1]"):
+        return True
+    try:
+        return socket.inet_pton(socket.AF_INET, host)[0] == 127
+    except (OSError, ValueError):
+        return False

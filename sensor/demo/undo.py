@@ -61,6 +61,11 @@ class Undo:
     def add(self, name: str, step: Callable[[], None]) -> None:
         self._steps.append((name, step))
 
+    @property
+    def interrupted(self) -> int:
+        """The first signal that came; 0: none."""
+        return self._signal
+
     def check(self) -> None:
         if self._signal:
             raise InterruptedDemoError(self._signal)

@@ -1,0 +1,26 @@
+"""Lines for people, 80 columns wide: a heading, and below it what was done and seen."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+WIDTH = 80
+LABEL = 13
+
+
+def heading(text: str) -> None:
+    _print(f"\n{text}")
+
+
+def row(label: str, text: str) -> None:
+    """`  label      text`, the text wrapped under itself. Text from the log is escaped where it is not printable."""
+    printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    indent = " " * (2 + LABEL)
+    lines = textwrap.wrap(printable, WIDTH, initial_indent=indent, subsequent_indent=indent) or [indent]
+    _print(f"  {label:<{LABEL}}" + "\n".join(lines)[len(indent) :])
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

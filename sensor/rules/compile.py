@@ -1,0 +1,207 @@
+"""From expressions to Python source: one predicate for each rule, one candidate finder for each category.
+
+The source is what runs, and what a person reads to see why a rule matched. Attribute names come from
+the field table and every value through repr: nothing of a rule's text becomes code.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from sensor.rules import ir, need
+from sensor.rules.need import Atom, Clause, Need
+
+_COMPARE = {"eq": "==", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_METHOD = {"prefix": "startswith", "suffix": "endswith"}
+
+HEADER = "from sensor.rules.runtime import FieldIndex, Literals, cidr, regex, time_part, wildcard\n"
+
+
+class _Predicate:
+    """Writes one rule's function; keeps the folded locals and the compiled constants it needs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.locals: dict[str, str] = {}
+        self.constants: dict[str, str] = {}
+
+    def source(self, expression: ir.Expression, title: str) -> str:
+        body = self.write(expression)
+        lines = [f"{name} = {call}" for call, name in self.constants.items()]
+        lines += ["", "", f"def rule_{self.number}(a):", f"    {title!r}"]
+        lines += [f"    {name} = {value}" for value, name in self.locals.items()]
+        lines += [f"    return {body}", ""]
+        return "\n".join(lines)
+
+    def write(self, item: ir.Expression) -> str:
+        if isinstance(item, ir.And):
+            return "(" + " and ".join(map(self.write, item.items)) + ")"
+        if isinstance(item, ir.Or):
+            return "(" + " or ".join(self._alternatives(item.items)) + ")"
+        if isinstance(item, ir.Not):
+            return f"not {self.write(item.item)}"
+        return self._leaf(item)
+
+    def _alternatives(self, items: Sequence[ir.Expression]) -> Iterator[str]:
+        """Values of one field and shape become one test: `endswith` and `in` take tuples."""
+        groups: dict[tuple[object, ...], list[str | int | float]] = {}
+        for item in items:
+            key = _group(item)
+            if key is not None and isinstance(item, (ir.Text, ir.Number)):
+                groups.setdefault(key, []).append(item.value)
+        for item in items:
+            key = _group(item)
+            values = groups.get(key, []) if key is not None else []
+            if len(values) < 2:
+                yield self.write(item)
+            elif isinstance(item, ir.Text) and values[0] == item.value:
+                subject = self._text(item.attribute, item.cased, item.numeric)
+                together = repr(tuple(dict.fromkeys(values)))
+                shape = f"{subject} in {together}" if item.shape == "exact" else ""
+                yield shape or f"{subject}.{_METHOD[item.shape]}({together})"
+            elif isinstance(item, ir.Number) and values[0] == item.value:
+                yield f"a.{item.attribute} in {tuple(dict.fromkeys(values))!r}"
+
+    def _leaf(self, item: ir.Leaf) -> str:
+        if isinstance(item, ir.Text):
+            return self._of_text(item)
+        if isinstance(item, ir.Pattern):
+            name = self._constant(f"wildcard({item.parts!r})")
+            return f"{name}({self._text(item.attribute, item.cased, item.numeric)})"
+        if isinstance(item, ir.Regex):
+            return f"{self._constant(f'regex({item.pattern!r})')}({self._text(item.attribute, True, item.numeric)})"
+        if isinstance(item, ir.Cidr):
+            return f"{self._constant(f'cidr({item.network!r})')}(a.{item.attribute})"
+        if isinstance(item, ir.Reference):
+            return self._reference(item)
+        return self._simple(item)
+
+    def _simple(self, item: ir.Number | ir.TimePart | ir.Flag | ir.Empty | ir.Constant) -> str:
+        if isinstance(item, ir.Number):
+            return f"a.{item.attribute} {_COMPARE[item.compare]} {item.value!r}"
+        if isinstance(item, ir.TimePart):
+            return f"time_part(a.{item.attribute}, {item.unit!r}) == {item.value!r}"
+        if isinstance(item, ir.Flag):
+            return f"a.{item.attribute}" if item.value else f"(not a.{item.attribute})"
+        if isinstance(item, ir.Empty):
+            return f"a.{item.attribute} == ''"
+        return repr(item.value)
+
+    def _of_text(self, item: ir.Text) -> str:
+        subject = self._text(item.attribute, item.cased, item.numeric)
+        if item.shape == "exact":
+            return f"{subject} == {item.value!r}"
+        if item.shape == "contains":
+            return f"{item.value!r} in {subject}"
+        return f"{subject}.{_METHOD[item.shape]}({item.value!r})"
+
+    def _reference(self, item: ir.Reference) -> str:
+        if item.numeric:
+            return f"a.{item.attribute} == a.{item.other}"
+        left, right = (f"str(a.{name}).casefold()" for name in (item.attribute, item.other))
+        if item.shape == "exact":
+            return f"{left} == {right}"
+        # Every text contains the empty one: a field that is not known is no match.
+        test = f"{right} in {left}" if item.shape == "contains" else f"{left}.{_METHOD[item.shape]}({right})"
+        return f"(a.{item.other} != '' and {test})"
+
+    def _text(self, attribute: str, cased: bool, numeric: bool) -> str:
+        if numeric:
+            return f"str(a.{attribute})"
+        if cased:
+            return f"a.{attribute}"
+        return self.locals.setdefault(f"a.{attribute}.casefold()", attribute)
+
+    def _constant(self, call: str) -> str:
+        return self.constants.setdefault(call, f"K{self.number}_{len(self.constants)}")
+
+
+def _group(item: ir.Expression) -> tuple[object, ...] | None:
+    if isinstance(item, ir.Text) and item.shape != "contains":
+        return (item.attribute, item.shape, item.cased, item.numeric)
+    if isinstance(item, ir.Number) and item.compare == "eq":
+        return (item.attribute, "number")
+    return None
+
+
+def predicate(number: int, expression: ir.Expression, title: str) -> str:
+    """Source of `rule_<number>(activity) -> bool` and of the constants it uses."""
+    return _Predicate(number).source(ir.simplified(expression), title)
+
+
+class _Index:
+    """Writes `candidates_<category>(activity) -> int`: a bit for each rule worth evaluating."""
+
+    def __init__(self, category: str, needs: Sequence[Need]) -> None:
+        self.category = category
+        self.direct = need.DIRECT.get(category)
+        self.needs = needs
+        self.constants: list[str] = []
+
+    def source(self) -> str:
+        cheap = self._plane(0, [n.cheap for n in self.needs])
+        lines = [f"    m = {cheap[0]}", *(f"    {line}" for line in cheap[1:])]
+        needing = sum(1 << bit for bit, n in enumerate(self.needs) if n.direct)
+        if needing:
+            direct = self._plane(1, [n.direct for n in self.needs])
+            lines += [f"    if m & {needing:#x}:", f"        n = {direct[0]}"]
+            lines += [f"        {line}" for line in direct[1:]]
+            lines += ["        m &= n"]
+        head = [*self.constants, "", "", f"def candidates_{self.category}(a):"]
+        return "\n".join([*head, *lines, "    return m", ""])
+
+    def _plane(self, plane: int, clauses: Sequence[Clause | None]) -> list[str]:
+        """First what is always computed, as one expression; then the lines that add to it."""
+        variable = "mn"[plane]
+        free = sum(1 << bit for bit, clause in enumerate(clauses) if clause is None)
+        atoms: dict[Atom, int] = defaultdict(int)
+        for bit, clause in enumerate(clauses):
+            for atom in clause or ():
+                atoms[atom] |= 1 << bit
+        terms = [f"{free:#x}"]
+        lines: list[str] = []
+        for attribute in sorted({atom.attribute for atom in atoms}):
+            of_field = {atom: bits for atom, bits in atoms.items() if atom.attribute == attribute}
+            flags = {atom: bits for atom, bits in of_field.items() if atom.kind == "flag"}
+            for atom, bits in flags.items():
+                lines.append(f"if {'' if atom.value else 'not '}a.{attribute}: {variable} |= {bits:#x}")
+            if len(flags) < len(of_field):
+                terms.append(self._term(plane, attribute, of_field))
+        return [" | ".join(terms), *lines]
+
+    def _term(self, plane: int, attribute: str, atoms: dict[Atom, int]) -> str:
+        name = f"{self.category}_{attribute}_{plane}"
+        if any(atom.kind == "number" for atom in atoms):
+            self.constants.append(f"{name} = {_masks(atoms, 'number')}.get")
+            return f"{name}(a.{attribute}, 0)"
+        if attribute == self.direct:
+            self.constants.append(f"{name} = Literals({_masks(atoms, 'literal')})")
+            return f"{name}(a.{attribute}.casefold())"
+        kinds = ("exact", "name", "literal", "network")
+        self.constants.append(f"{name} = FieldIndex({', '.join(_masks(atoms, kind) for kind in kinds)})")
+        return f"{name}[a.{attribute}]"
+
+
+def _masks(atoms: dict[Atom, int], kind: str) -> str:
+    return "{" + ", ".join(f"{a.value!r}: {bits:#x}" for a, bits in atoms.items() if a.kind == kind) + "}"
+
+
+def module(predicates: Sequence[str], categories: Sequence[str], needs: Sequence[Need]) -> str:
+    """The whole source. `RULES[i]` is rule i's predicate; `CATEGORIES[c]` is the finder of category c
+    and the rule behind each of its bits."""
+    parts = [HEADER, *predicates, f"RULES = ({''.join(f'rule_{i}, ' for i in range(len(predicates)))})", ""]
+    table: dict[str, str] = {}
+    for category in dict.fromkeys(categories):
+        numbers = tuple(i for i, of in enumerate(categories) if of == category)
+        parts.append(_Index(category, [needs[i] for i in numbers]).source())
+        table[category] = f"(candidates_{category}, {numbers!r})"
+    parts += ["", "CATEGORIES = {", *(f"    {name!r}: {value}," for name, value in table.items()), "}", ""]
+    return "\n".join(parts)
+
+
+def load(source: str) -> tuple[tuple[Callable[..., bool], ...], dict[str, tuple[Callable[..., int], tuple[int, ...]]]]:
+    """Run `module`'s source. Only ever given what `module` made: the cache proves it by owner and digest."""
+    namespace: dict[str, object] = {"__name__": "sensor.rules.compiled"}
+    exec(compile(source, "<compiled rules>", "exec"), namespace)  # noqa: S102
+    return namespace["RULES"], namespace["CATEGORIES"]  # type: ignore[return-value]

@@ -1,0 +1,166 @@
+"""What compiled rules call. Everything here runs on text that the sandbox chose: linear time,
+bounded memory, no exceptions for any text.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import re2
+
+from sensor.rules.ir import ANY, ONE
+
+# RE2 keeps a cache of DFA states per regex up to this bound, and a sandbox can make it fill each of
+# them; RE2's default of 8 MiB times the number of regexes would be more than the whole core may use.
+REGEX_MEMORY = 1 << 20
+# The literals' DFA never needs more states than the literals have bytes: the bound is for compiling.
+LITERALS_MEMORY = 8 << 20
+# Text that one index remembers; then it forgets all of it and begins again.
+REMEMBERED_CHARACTERS = 256 * 1024
+
+Test = Callable[[str], bool]
+
+
+def _options(memory: int, *, literal: bool) -> re2.Options:
+    options = re2.Options()
+    options.max_mem = memory
+    options.log_errors = False
+    options.literal = literal
+    return options
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8; a lone surrogate, which no activity should hold, becomes a question mark."""
+    return text.encode("utf-8", "replace")
+
+
+def regex(pattern: str) -> Test:
+    """An unanchored search. Raises re2.error for what RE2 cannot do (look-around, back-references)."""
+    search = re2.compile(pattern.encode(), _options(REGEX_MEMORY, literal=False)).search
+
+    def test(text: str) -> bool:
+        return search(to_bytes(text)) is not None
+
+    return test
+
+
+def wildcard(parts: tuple[str | int, ...]) -> Test:
+    """Sigma's * and ?: the whole text must match."""
+    if ONE not in parts:
+        return _segments(parts)
+    escaped = (part if isinstance(part, int) else re2.escape(part) for part in parts)
+    pattern = "".join({ANY: ".*", ONE: "."}[part] if isinstance(part, int) else part for part in escaped)
+    return regex(rf"(?s)\A{pattern}\z")
+
+
+def _segments(parts: tuple[str | int, ...]) -> Test:
+    """Only *: the leftmost place for each literal in turn is the best one, and str.find is linear."""
+    literals = [part for part in parts if isinstance(part, str)]
+    head = literals.pop(0) if isinstance(parts[0], str) else ""
+    tail = literals.pop() if isinstance(parts[-1], str) and literals else ""
+    middle = tuple(literals)
+
+    def test(text: str) -> bool:
+        end = len(text) - len(tail)
+        at = len(head)
+        if at > end or not text.startswith(head) or not text.endswith(tail):
+            return False
+        for literal in middle:
+            at = text.find(literal, at, end)
+            if at < 0:
+                return False
+            at += len(literal)
+        return True
+
+    return test
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    # An IPv4 destination written as IPv6 reaches the same host: it must not slip past an IPv4 network.
+    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+
+
+def cidr(network: str) -> Test:
+    within = ipaddress.ip_network(network)
+
+    def test(text: str) -> bool:
+        address = _address(text)
+        return address is not None and address in within
+
+    return test
+
+
+def time_part(time_ns: int, unit: str) -> int:
+    """UTC minute, hour, day of the month, ISO week, month or year."""
+    moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
+    return moment.isocalendar().week if unit == "week" else int(getattr(moment, unit))
+
+
+class Literals:
+    """Which of many literals a text contains, in one pass: the bits of all that it does."""
+
+    def __init__(self, masks: dict[str, int]) -> None:
+        """`masks`: case-folded literal to the bits of the rules that it is an atom of."""
+        self._set = re2.Set.SearchSet(_options(LITERALS_MEMORY, literal=True))
+        for literal in masks:
+            self._set.Add(to_bytes(literal))
+        self._set.Compile()
+        self._match = self._set.Match
+        self._masks = tuple(masks.values())
+
+    def __call__(self, folded: str) -> int:
+        found: Iterable[int] | None = self._match(to_bytes(folded))
+        bits = 0
+        if found:
+            for index in found:
+                bits |= self._masks[index]
+        return bits
+
+
+class FieldIndex(dict[str, int]):
+    """Value of one field to the bits of the rules that it makes candidates; computed once per value.
+
+    For fields with few distinct values (programs, users, directories). It remembers a bounded amount
+    of text, so that a sandbox which invents values only makes it compute them again.
+    """
+
+    def __init__(
+        self,
+        exact: dict[str, int] | None = None,
+        names: dict[str, int] | None = None,
+        literals: dict[str, int] | None = None,
+        networks: dict[str, int] | None = None,
+    ) -> None:
+        """Folded whole values; last path components; substrings; CIDR networks: each to its bits."""
+        super().__init__()
+        self._exact = exact or {}
+        self._names = names or {}
+        self._literals = Literals(literals) if literals else None
+        self._networks = [(cidr(network), bits) for network, bits in (networks or {}).items()]
+        self._characters = 0
+
+    def __missing__(self, value: str) -> int:
+        folded = value.casefold()
+        bits = self._exact.get(folded, 0) | self._names.get(folded.rpartition("/")[2], 0)
+        if self._literals is not None:
+            bits |= self._literals(folded)
+        for test, of_network in self._networks:
+            if test(value):
+                bits |= of_network
+        self._remember(value, bits)
+        return bits
+
+    def _remember(self, value: str, bits: int) -> None:
+        self._characters += len(value) + 32  # an entry costs memory even for an empty text
+        if self._characters > REMEMBERED_CHARACTERS:
+            self.clear()
+            self._characters = len(value) + 32
+        self[value] = bits

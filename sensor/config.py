@@ -155,24 +155,23 @@ def _pattern_problem(path: str) -> str | None:
         return "a path below the cgroup2 mount (the mount itself is never a sandbox)"
     if path.startswith("/"):
         return "a path relative to the cgroup2 mount, without a leading /"
-    components = path.split("/")
-    for left, component in enumerate(components, 1 - len(components)):
-        if (expected := _component_problem(component, last=left == 0)) is not None:
+    for component in path.split("/"):
+        if (expected := _component_problem(component)) is not None:
             return expected
     return None
 
 
-def _component_problem(name: str, last: bool) -> str | None:
-    prefix, star, suffix = name.partition("*")
+def _component_problem(name: str) -> str | None:
+    prefix, _, suffix = name.partition("*")
     if name in ("", ".", ".."):
         return "no empty component, no . and no .."
     if not name.isprintable() or any(character in name for character in "?[]{}"):
         return "names in which * is the only wildcard"
     if "*" in suffix:
         return "one * at most in a component"
-    if (star or last) and (len(prefix.encode()) > PREFIX_BYTES or len(suffix.encode()) > SUFFIX_BYTES):
-        return f"at most {PREFIX_BYTES} bytes before and {SUFFIX_BYTES} after the *"
-    return "components of at most 255 bytes" if len(name.encode()) > 255 else None
+    if len(prefix.encode()) > PREFIX_BYTES or len(suffix.encode()) > SUFFIX_BYTES:
+        return f"at most {PREFIX_BYTES} bytes before a * and {SUFFIX_BYTES} after it, in each component"
+    return None
 
 
 def _size_problems(config: Config) -> Iterator[Problem]:

@@ -184,7 +184,7 @@ def test_values_out_of_range_are_refused(written: Any, text: str, key: str, expe
     "path",
     [
         "", "/", ".", "..", "a/..", "a//b", "a/", "/docker/*", "a*b*", "**", "a?", "a/[0-9]", "a/{b}", "a\nb",
-        "x" * 65 + "*", "*" + "x" * 33, "x" * 65, "x" * 256 + "/y", "\u202ea",
+        "x" * 65 + "*", "*" + "x" * 33, "x" * 65, "x" * 65 + "/y", "\u202ea",
     ],
 )  # fmt: skip
 def test_patterns_that_could_not_work_are_refused(written: Any, path: str) -> None:
@@ -197,7 +197,7 @@ def test_patterns_that_could_not_work_are_refused(written: Any, path: str) -> No
 @pytest.mark.parametrize(
     "path",
     [
-        "docker/*", "*", "system.slice/docker-*.scope", "x" * 64 + "*" + "y" * 32, "x" * 64, "x" * 200 + "/y",
+        "docker/*", "*", "system.slice/docker-*.scope", "x" * 64 + "*" + "y" * 32, "x" * 64, "x" * 64 + "/y",
         "kubepods.slice/kubepods-*.slice/kubepods-*-pod.slice/*", "a..b/c", "dev-disk\\x2d*.swap",
     ],
 )  # fmt: skip

@@ -107,21 +107,23 @@ def detection_line(detection: Detection) -> bytes:
     return _encode(fields)
 
 
-def response_line(response: Response) -> bytes:
-    return _encode(
-        {
-            "v": VERSION,
-            "kind": "response",
-            "detection": response.detection_id,
-            "time": _timestamp(response.time_ns),
-            "action": response.action,
-            "mode": response.mode,
-            "outcome": response.outcome,
-            "reason": response.reason,
-            "targets": response.targets,
-            "latency_ns": response.latency_ns,
-        }
-    )
+def response_line(response: Response, sandbox: tuple[int, str] | None) -> bytes:
+    """`sandbox`: id and name, where they are known."""
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "kind": "response",
+        "detection": response.detection_id,
+        "time": _timestamp(response.time_ns),
+        "action": response.action,
+        "mode": response.mode,
+        "outcome": response.outcome,
+        "reason": response.reason,
+        "targets": response.targets,
+        "latency_ns": response.latency_ns,
+    }
+    if sandbox is not None:
+        fields["SandboxId"], fields["SandboxName"] = sandbox
+    return _encode(fields)
 
 
 def sandbox_line(change: SandboxChange) -> bytes:

@@ -24,6 +24,7 @@ from sensor.export.logfile import IncompleteWrite, LogFile
 from sensor.export.recovery import Recovery, read_back
 
 _BATCH_BYTES = 4 * 1024 * 1024  # written early beyond it: bounds memory
+_REMEMBERED = 4096  # detections whose responses can still be told by sandbox
 _SAY_AGAIN_S = 60.0
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -50,6 +51,7 @@ class EventLog:
         self._said: dict[str, float] = {}
         self._batch: list[bytes] = []
         self._batch_bytes = 0
+        self._sandboxes: dict[str, tuple[int, str]] = {}  # of the latest detections, by their ids
 
     def recover(self) -> Recovery:
         """Opens the log, mends its end and says what the last run left. To be called once, first.
@@ -75,10 +77,13 @@ class EventLog:
         self._add(activity_line(activity))
 
     def add_detection(self, detection: Detection) -> None:
+        if len(self._sandboxes) >= _REMEMBERED:
+            del self._sandboxes[next(iter(self._sandboxes))]
+        self._sandboxes[detection.id] = (detection.activity.SandboxId, detection.activity.SandboxName)
         self._add(detection_line(detection))
 
     def add_response(self, response: Response) -> None:
-        self._add(response_line(response))
+        self._add(response_line(response, self._sandboxes.get(response.detection_id)))
 
     def add_sandbox(self, change: SandboxChange) -> None:
         self._add(sandbox_line(change))

@@ -105,7 +105,7 @@ def test_no_text_and_no_number_stops_a_line(make: Any, text: str, number: int) -
     activity = make(**text_fields, SandboxId=number, monotonic_ns=number, time_ns=number, position=number)
     valid(lines.activity_line(activity))
     valid(lines.detection_line(samples.detection(activity, rule_title=text, id=text)))
-    valid(lines.response_line(samples.response(reason=text, time_ns=number)))
+    valid(lines.response_line(samples.response(reason=text, time_ns=number), (number, text)))
     valid(lines.sandbox_line(samples.sandbox_change(SandboxName=text, CgroupPath=text)))
     valid(lines.notice_line(number, text, {text: text, "n": number, "list": [text], "object": object()}))
 
@@ -126,7 +126,7 @@ def test_a_detection_line_tells_rule_event_and_lineage(make: Any) -> None:
 
 
 def test_responses_sandboxes_and_notices() -> None:
-    record = valid(lines.response_line(samples.response(outcome="done", latency_ns=5)))
+    record = valid(lines.response_line(samples.response(outcome="done", latency_ns=5), None))
     assert (record["outcome"], record["targets"], record["latency_ns"]) == ("done", [999, 1000], 5)
     record = valid(lines.sandbox_line(samples.sandbox_change(raw={"SandboxName": b"\xff"})))
     assert (record["id"], record["change"], record["SandboxName_b64"]) == ("1f-ab00", "born", "/w==")

@@ -144,6 +144,19 @@ def test_a_removed_file_is_made_again(tmp_path: Path, told: Told) -> None:
     assert [record["text"] for record in records(tmp_path)] == ["still here"]
 
 
+def test_a_response_names_the_sandbox_of_its_detection(tmp_path: Path, told: Told) -> None:
+    log = open_log(tmp_path, told)
+    log.recover()
+    for number in range(5000):
+        log.add_detection(samples.detection(id=str(number)))
+    log.add_response(samples.response(detection_id="4999", outcome="done"))
+    log.add_response(samples.response(detection_id="0", outcome="done"))
+    log.close()
+    known, forgotten = records(tmp_path)[-2:]
+    assert (known["SandboxId"], known["SandboxName"]) == (4242, "agent-1")
+    assert "SandboxName" not in forgotten
+
+
 def test_a_large_batch_does_not_wait_for_the_flush(tmp_path: Path, told: Told) -> None:
     log = open_log(tmp_path, told, max_bytes=1 << 30)
     log.recover()

@@ -1,6 +1,6 @@
-"""Write layouts.py from the C header that the probes include.
+"""Write layouts.py and sensor/bpf/state.py from the C headers that the probes include.
 
-`python -m sensor.events.generate` rewrites the module; `--check` exits 1 if it would change.
+`python -m sensor.events.generate` rewrites the modules; `--check` exits 1 if one would change.
 Refused, since either would make the two sides differ in silence: a type without a fixed width, and
 padding that the C compiler would have to add.
 """
@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HEADER = Path(__file__).resolve().parents[2] / "probes" / "include" / "events.h"
-TARGET = Path(__file__).with_name("layouts.py")
+_INCLUDE = Path(__file__).resolve().parents[2] / "probes" / "include"
+_LAYOUTS = Path(__file__).with_name("layouts.py")
+_STATE = Path(__file__).resolve().parents[1] / "bpf" / "state.py"
 
 _FORMATS = {"u8": ("B", 1), "u16": ("H", 2), "u32": ("I", 4), "u64": ("Q", 8), "s32": ("i", 4)}
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -117,7 +118,11 @@ def _record(layout: Layout) -> list[str]:
     if not tails:
         text += [f"    return {name}(*_{layout.name.upper()}.unpack_from(buffer, at))", "", ""]
         return text
-    text += ["    (", *(f"        {member}," for member in unpacked), f"    ) = _{layout.name.upper()}.unpack_from(buffer, at)"]
+    text += [
+        "    (",
+        *(f"        {member}," for member in unpacked),
+        f"    ) = _{layout.name.upper()}.unpack_from(buffer, at)",
+    ]
     text.append(f"    a0 = at + {layout.size}")
     for index, tail in enumerate(tails):
         text.append(f"    a{index + 1} = a{index} + {tail}_len")
@@ -176,11 +181,64 @@ def generate(text: str) -> str:
     return "\n".join(out)
 
 
+def _state_struct(layout: Layout) -> list[str]:
+    kept = [(name, kind) for name, _, kind in layout.members if kind]
+    name = _camel(layout.name)
+    pattern = "<" + "".join(letter for _, letter, _ in layout.members)
+    text = [
+        f'_{layout.name.upper()} = PackedStruct("{pattern}")',
+        "",
+        "",
+        f"class {name}(Struct, frozen=True, gc=False):",
+    ]
+    text += [f'    """A `struct {layout.name}`: {layout.size} bytes. Arrays are bytes."""', ""]
+    text += [
+        f"    {member}: {kind} = {'0' if kind == 'int' else f'bytes({letter[:-1]})'}"
+        for member, letter, kind in layout.members
+        if kind
+    ]
+    text += ["", "    def pack(self) -> bytes:", f"        return _{layout.name.upper()}.pack("]
+    text += [f"            self.{member}," for member, _ in kept]
+    text += ["        )", "", "    @staticmethod", f"    def unpack(data: bytes) -> {name}:"]
+    text += [f"        return {name}(*_{layout.name.upper()}.unpack(data))", "", ""]
+    return text
+
+
+def generate_state(text: str) -> str:
+    """The text of sensor/bpf/state.py for the text of state.h."""
+    _, structs = parse(text)
+    out = [
+        '"""Generated from probes/include/state.h by sensor.events.generate. Do not edit."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from struct import Struct as PackedStruct",
+        "",
+        "from msgspec import Struct",
+        "",
+    ]
+    for layout in structs.values():
+        out += _state_struct(layout)
+    out.append("SIZES = {")
+    out += [f'    "{layout.name}": {layout.size},' for layout in structs.values()]
+    out += ["}", ""]
+    return "\n".join(out)
+
+
+def texts() -> dict[Path, str]:
+    """What each generated module should hold."""
+    return {
+        _LAYOUTS: generate((_INCLUDE / "events.h").read_text()),
+        _STATE: generate_state((_INCLUDE / "state.h").read_text()),
+    }
+
+
 def main() -> int:
-    text = generate(HEADER.read_text())
+    wanted = texts()
     if "--check" in sys.argv[1:]:
-        return int(not TARGET.exists() or TARGET.read_text() != text)
-    TARGET.write_text(text)
+        return int(any(not path.exists() or path.read_text() != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text)
     return 0
 
 

@@ -1,0 +1,159 @@
+/* What every probe uses: the maps, reading kernel memory, whose task this is, sending. */
+#pragma once
+
+/* The sensor makes the maps and hands over their descriptors as PF_FD_<name>: so one generation's
+ * programs can share a map with the next, and no table macro of BCC rewrites this text. */
+#define MAP(name) ((void *)bpf_pseudo_fd(1, PF_FD_##name))
+
+/* Kernel memory is read by offsets from the running kernel's BTF (PF_AT_<struct>__<member>, made by
+ * sensor/bpf/headers.py), never by C member access: BCC would rewrite that, and silently leave the
+ * second declarator of a line unread. */
+#define READ(to, base, type, member) \
+  bpf_probe_read_kernel(&(to), sizeof(to), (void *)(base) + PF_AT_##type##__##member)
+
+#define __always_inline inline __attribute__((always_inline))
+
+#define PF_ARGV_MAX 4096
+#define PF_NAME_MAX 256
+#define PF_PATH_MAX 1024
+#define PF_WALK_MAX 40
+#define PF_DEPTH_MAX 24
+#define PF_REPEATS_PER_PROCESS 256
+#define PF_WATCHED 0xffffffffu     /* class_id in a birth: not a sandbox, but a parent that is watched */
+#define PF_UNTRACKED 0xfffffffeu   /* class_id in a birth: a sandbox for which the map has no room */
+#define PF_PRIORITY_REPEAT 1
+#define PF_PRIORITY_QUIET 2        /* may wait for the reader's timer */
+#define PF_PRIORITY_URGENT 3       /* a detection may follow: wake the reader */
+#define PF_WAKE_WINDOW (256 * 1024)
+
+static __always_inline struct pf_control *control(void) {
+  u32 zero = 0;
+  struct pf_control *c = bpf_map_lookup_elem(MAP(control), &zero);
+  return c && c->active_generation == PF_GENERATION ? c : 0;
+}
+
+static __always_inline void count_lost(struct pf_sandbox *sandbox, u32 reason) {
+  if (reason >= PF_LOSS_REASONS) return;
+  if (sandbox) {
+    __sync_fetch_and_add(&sandbox->lost[reason], 1);
+    return;
+  }
+  u64 *total = bpf_map_lookup_elem(MAP(lost), &reason);
+  if (total) __sync_fetch_and_add(total, 1);
+}
+
+static __always_inline u64 cgroup_id(void *cgroup) {
+  void *node = 0;
+  u64 id = 0;
+  READ(node, cgroup, cgroup, kn);
+  READ(id, node, kernfs_node, id);
+  return id;
+}
+
+static __always_inline int on_v2(void *cgroup) {
+  /* cgroup v1 fires the same tracepoints, and its ids collide with those of v2. */
+  void *root = 0;
+  int hierarchy = -1;
+  READ(root, cgroup, cgroup, root);
+  READ(hierarchy, root, cgroup_root, hierarchy_id);
+  return hierarchy == 0;
+}
+
+static __always_inline u64 task_cgroup_id(void *task) {
+  void *set = 0, *cgroup = 0;
+  READ(set, task, task_struct, cgroups);
+  READ(cgroup, set, css_set, dfl_cgrp);
+  return cgroup_id(cgroup);
+}
+
+/* The outermost sandbox among a cgroup and its ancestors, or 0. */
+static __always_inline struct pf_sandbox *sandbox_above(void *cgroup) {
+  struct pf_sandbox *found = 0;
+  for (int i = 0; i < PF_DEPTH_MAX; i++) {
+    if (!cgroup) break;
+    u64 id = cgroup_id(cgroup);
+    struct pf_sandbox *sandbox = bpf_map_lookup_elem(MAP(sandboxes), &id);
+    if (sandbox) found = sandbox;
+    void *parent = 0;
+    READ(parent, cgroup, cgroup_subsys_state, parent); /* a cgroup begins with its css */
+    cgroup = parent;
+  }
+  return found;
+}
+
+static __always_inline struct pf_sandbox *sandbox_by_id(u64 id) {
+  return bpf_map_lookup_elem(MAP(sandboxes), &id);
+}
+
+/* Whose task runs now: its process entry's sandbox, else, where an entry is missing (the map was
+ * full), the sandbox that its own cgroup is. */
+static __always_inline struct pf_sandbox *current_sandbox(struct pf_process *process) {
+  u64 id = process ? process->sandbox_id : bpf_get_current_cgroup_id();
+  return bpf_map_lookup_elem(MAP(sandboxes), &id);
+}
+
+static __always_inline struct pf_process *process_of(u32 tgid) {
+  return bpf_map_lookup_elem(MAP(processes), &tgid);
+}
+
+static __always_inline void fill_header(struct pf_header *h, u16 type, u32 size, struct pf_sandbox *sandbox,
+                                        struct pf_process *process) {
+  u64 id = bpf_get_current_pid_tgid();
+  h->type = type;
+  h->flags = 0;
+  h->size = size;
+  h->time_ns = bpf_ktime_get_ns();
+  h->sandbox_id = sandbox->id;
+  h->cgroup_id = bpf_get_current_cgroup_id();
+  h->tgid = id >> 32;
+  h->tid = id;
+  h->exec_id = process ? process->exec_id : 0;
+}
+
+/* Send a record, or count why not. Returns 0 when the ring has it.
+ *
+ * The budget bounds what a sandbox has in the ring and nobody has read. `mark` is a ring position:
+ * once the reader has passed it, everything counted in bytes_before is gone from the ring, and
+ * bytes_since takes its place. The sum never understates what is outstanding. */
+static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox, void *record, u64 size,
+                                int priority) {
+  u64 consumer = bpf_ringbuf_query(MAP(events), BPF_RB_CONS_POS);
+  u64 producer = bpf_ringbuf_query(MAP(events), BPF_RB_PROD_POS);
+  u64 used = producer - consumer;
+  if (priority == PF_PRIORITY_REPEAT && used > PF_RING_BYTES / 4 * 3) {
+    count_lost(sandbox, PF_LOSS_WATERMARK);
+    return -1;
+  }
+  if (sandbox) {
+    if (consumer >= sandbox->mark) {
+      sandbox->bytes_before = sandbox->bytes_since;
+      sandbox->bytes_since = 0;
+      sandbox->mark = producer;
+    }
+    if (sandbox->bytes_before + sandbox->bytes_since + size > c->budget_bytes) {
+      count_lost(sandbox, PF_LOSS_BUDGET);
+      return -1;
+    }
+  }
+  u64 flags = BPF_RB_NO_WAKEUP;
+  /* A reader that is behind is awake; waking it for each record would cost more than the record. */
+  if (priority == PF_PRIORITY_URGENT && used < PF_WAKE_WINDOW) flags = BPF_RB_FORCE_WAKEUP;
+  if (used / PF_WAKE_WINDOW != (used + size + 8) / PF_WAKE_WINDOW) flags = BPF_RB_FORCE_WAKEUP;
+  if (bpf_ringbuf_output(MAP(events), record, size, flags)) {
+    count_lost(sandbox, PF_LOSS_RING_FULL);
+    return -1;
+  }
+  if (sandbox) __sync_fetch_and_add(&sandbox->bytes_since, size + 8);
+  return 0;
+}
+
+static __always_inline struct pf_class *class_of(struct pf_sandbox *sandbox) {
+  u32 id = sandbox->class_id;
+  return bpf_map_lookup_elem(MAP(classes), &id);
+}
+
+/* In enforce mode an action that could not be recorded must not happen: no event, no effect. */
+static __always_inline int must_refuse_unrecorded(struct pf_control *c, struct pf_sandbox *sandbox) {
+  struct pf_class *class = class_of(sandbox);
+  return c->armed && class && class->enforce && class->refuse_unrecorded;
+}

@@ -1,0 +1,102 @@
+"""The running kernel's type table: at which offset each member that the probes read stands.
+
+Format: Documentation/bpf/btf.rst. Only structs and unions are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from struct import Struct, error
+
+from sensor.errors import BtfError
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+_HEADER = Struct("<HBBIIIII")
+_TYPE = Struct("<III")
+_MAGIC = 0xEB9F
+_STRUCT, _UNION = 4, 5
+# kind → (bytes after the common part, bytes per `vlen`)
+_TAIL = {
+    1: (4, 0),  # INT
+    3: (12, 0),  # ARRAY
+    4: (0, 12),  # STRUCT
+    5: (0, 12),  # UNION
+    6: (0, 8),  # ENUM
+    13: (0, 8),  # FUNC_PROTO
+    14: (4, 0),  # VAR
+    15: (0, 12),  # DATASEC
+    17: (4, 0),  # DECL_TAG
+    19: (0, 12),  # ENUM64
+}
+
+
+class Btf:
+    """Offsets and sizes of named structs. Raises BtfError on anything that is not BTF."""
+
+    def __init__(self, path: Path = VMLINUX) -> None:
+        try:
+            data = path.read_bytes()
+            self._read(data)
+        except FileNotFoundError as cause:
+            raise BtfError(
+                f"{path}: this kernel has no BTF; boot one built with CONFIG_DEBUG_INFO_BTF=y (Debian's are)"
+            ) from cause
+        except (OSError, error, IndexError, ValueError) as cause:
+            raise BtfError(f"{path}: not readable as BTF: {cause}") from cause
+
+    def _read(self, data: bytes) -> None:
+        magic, _, _, header, types, types_len, strings, strings_len = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise ValueError(f"magic is {magic:#x}, not {_MAGIC:#x}")
+        self._data = data
+        self._strings = data[header + strings : header + strings + strings_len]
+        self._at: list[int] = [0]  # type id → where it stands
+        self._structs: dict[int, int] = {}  # offset of its name → type id
+        at, end = header + types, header + types + types_len
+        unpack, place = _TYPE.unpack_from, self._at.append
+        while at < end:
+            name, info, _ = unpack(data, at)
+            kind = (info >> 24) & 31
+            fixed, each = _TAIL.get(kind, (0, 0))
+            if kind == _STRUCT and name:
+                self._structs.setdefault(name, len(self._at))
+            place(at)
+            at += 12 + fixed + each * (info & 0xFFFF)
+
+    def _string(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(0, offset)].decode()
+
+    def _find(self, name: str) -> int:
+        # A name stands in the string table once, so its offset identifies the struct.
+        at = self._strings.find(b"\0" + name.encode() + b"\0")
+        index = self._structs.get(at + 1) if at >= 0 else None
+        if index is None:
+            raise BtfError(f"kernel BTF has no struct {name}")
+        return index
+
+    def _members(self, index: int, base: int = 0, depth: int = 0) -> Iterator[tuple[str, int]]:
+        at = self._at[index]
+        _, info, _ = _TYPE.unpack_from(self._data, at)
+        if (info >> 24) & 31 not in (_STRUCT, _UNION) or depth > 8:
+            return
+        for number in range(info & 0xFFFF):
+            name, kind, offset = _TYPE.unpack_from(self._data, at + 12 + 12 * number)
+            bits = base + (offset & 0xFFFFFF if info >> 31 else offset)
+            if name:
+                yield self._string(name), bits // 8
+            else:
+                yield from self._members(kind, bits, depth + 1)  # anonymous struct or union
+
+    def offset(self, struct: str, *members: str) -> int:
+        """Bytes from the start of `struct` to the first of `members` it has (older names come last)."""
+        found = dict(self._members(self._find(struct)))
+        for member in members:
+            if member in found:
+                return found[member]
+        raise BtfError(f"kernel BTF: struct {struct} has no member {' or '.join(members)}")
+
+    def size(self, struct: str) -> int:
+        _, _, size = _TYPE.unpack_from(self._data, self._at[self._find(struct)])
+        return int(size)

@@ -1,0 +1,209 @@
+"""libbpf by ctypes: the bpf(2) calls on descriptors and pins. Needs no LLVM and 1 MB.
+
+Every function raises RefusedError with the operation and the errno's text; `-errno` returns of
+libbpf 1.x are used where they come, since errno itself may be stale.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes.util import find_library
+from enum import IntEnum
+from pathlib import Path
+
+from sensor.errors import HostError, RefusedError
+
+F_NO_PREALLOC = 1
+F_CLONE = 1 << 9
+ANY, NOEXIST = 0, 1
+
+
+class MapType(IntEnum):
+    HASH = 1
+    ARRAY = 2
+    SK_STORAGE = 24
+    RINGBUF = 27
+
+
+class ProgType(IntEnum):
+    CGROUP_SKB = 8
+    CGROUP_SOCK = 9
+    CGROUP_DEVICE = 15
+    RAW_TRACEPOINT = 17
+    CGROUP_SOCK_ADDR = 18
+
+
+class AttachType(IntEnum):
+    INET_SOCK_CREATE = 2
+    DEVICE = 6
+    INET4_CONNECT = 10
+    INET6_CONNECT = 11
+    UDP4_SENDMSG = 14
+    UDP6_SENDMSG = 15
+    UNIX_CONNECT = 49
+
+
+class _MapOptions(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    ]
+
+
+class _TestRunOptions(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    ]
+
+
+def _load() -> ctypes.CDLL:
+    for name in ("libbpf.so.1", find_library("bpf")):
+        if name:
+            try:
+                return ctypes.CDLL(name, use_errno=True)
+            except OSError:
+                continue
+    raise HostError("libbpf.so.1 is missing: apt-get install libbpf1")
+
+
+_lib = _load()
+_lib.bpf_map_create.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.c_void_p,
+]
+_lib.bpf_btf_load.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
+_lib.bpf_obj_get.argtypes = [ctypes.c_char_p]
+_lib.bpf_obj_pin.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
+_lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p]
+_lib.bpf_map_delete_elem.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_lib.bpf_map_get_next_key.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p]
+_lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+_lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_lib.bpf_prog_test_run_opts.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_lib.bpf_obj_get_info_by_fd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_lib.libbpf_probe_bpf_prog_type.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_lib.libbpf_probe_bpf_map_type.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_lib.libbpf_probe_bpf_helper.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+
+
+def _check(result: int, what: str) -> int:
+    if result >= 0:
+        return result
+    code = -result if result < -1 else ctypes.get_errno()
+    raise RefusedError(f"{what}: {os.strerror(code)}") from OSError(code, os.strerror(code))
+
+
+def map_create(
+    kind: MapType, name: str, key: int, value: int, entries: int, flags: int = 0, btf: tuple[int, int, int] = (0, 0, 0)
+) -> int:
+    """A descriptor. `btf` is (descriptor, key type id, value type id), which storage maps demand."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    options.btf_fd, options.btf_key_type_id, options.btf_value_type_id = btf
+    text = name[:15].encode()  # BPF_OBJ_NAME_LEN is 16
+    return _check(
+        _lib.bpf_map_create(kind, text, key, value, entries, ctypes.byref(options)), f"creating the map {name}"
+    )
+
+
+def btf_load(data: bytes) -> int:
+    return _check(_lib.bpf_btf_load(data, len(data), None), "loading BTF for a map")
+
+
+def pin(descriptor: int, path: Path) -> None:
+    _check(_lib.bpf_obj_pin(descriptor, bytes(path)), f"pinning {path}")
+
+
+def get(path: Path) -> int:
+    return _check(_lib.bpf_obj_get(bytes(path)), f"opening the pin {path}")
+
+
+def update(descriptor: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    _check(_lib.bpf_map_update_elem(descriptor, key, value, flags), "writing a map")
+
+
+def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
+    buffer = ctypes.create_string_buffer(size)
+    if _lib.bpf_map_lookup_elem(descriptor, key, buffer) < 0:
+        return None
+    return buffer.raw
+
+
+def delete(descriptor: int, key: bytes) -> bool:
+    return bool(_lib.bpf_map_delete_elem(descriptor, key) >= 0)
+
+
+def keys(descriptor: int, size: int, most: int) -> list[bytes]:
+    """At most `most` keys. A map that changes meanwhile may give one twice or not at all."""
+    found: list[bytes] = []
+    buffer = ctypes.create_string_buffer(size)
+    previous: bytes | None = None
+    while len(found) < most and _lib.bpf_map_get_next_key(descriptor, previous, buffer) >= 0:
+        previous = buffer.raw
+        found.append(previous)
+    return found
+
+
+def link_cgroup(program: int, cgroup: int, kind: AttachType) -> int:
+    return _check(_lib.bpf_link_create(program, cgroup, kind, None), f"attaching {kind.name} to a cgroup")
+
+
+def link_raw_tracepoint(program: int, name: str) -> int:
+    return _check(_lib.bpf_raw_tracepoint_open(name.encode(), program), f"attaching to the tracepoint {name}")
+
+
+def run_raw_tracepoint(program: int, arguments: bytes) -> None:
+    """BPF_PROG_TEST_RUN of a raw tracepoint program; `arguments` are its u64s."""
+    buffer = ctypes.create_string_buffer(arguments, len(arguments))
+    options = _TestRunOptions(sz=ctypes.sizeof(_TestRunOptions))
+    options.ctx_in = ctypes.cast(buffer, ctypes.c_void_p)
+    options.ctx_size_in = len(arguments)
+    _check(_lib.bpf_prog_test_run_opts(program, ctypes.byref(options)), "running a program")
+
+
+def info(descriptor: int, size: int = 256) -> bytes:
+    """struct bpf_{prog,map,link}_info, as far as this kernel and `size` have it."""
+    buffer = ctypes.create_string_buffer(size)
+    length = ctypes.c_uint32(size)
+    _check(_lib.bpf_obj_get_info_by_fd(descriptor, buffer, ctypes.byref(length)), "asking about a BPF object")
+    return buffer.raw[: length.value]
+
+
+def probe_program(kind: int) -> int:
+    """1 supported, 0 not, below 0 inconclusive; so for the next two."""
+    return int(_lib.libbpf_probe_bpf_prog_type(kind, None))
+
+
+def probe_map(kind: int) -> int:
+    return int(_lib.libbpf_probe_bpf_map_type(kind, None))
+
+
+def probe_helper(kind: int, helper: int) -> int:
+    return int(_lib.libbpf_probe_bpf_helper(kind, helper, None))

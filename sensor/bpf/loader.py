@@ -1,0 +1,96 @@
+"""The compiler child: makes the maps, compiles the probes with BCC, loads, pins, and exits.
+
+The only importer of bcc, which brings LLVM and some 120 MB: they leave with this process.
+Run as `python -m sensor.bpf.loader`, a Request as JSON on stdin, a Result as JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sensor.bpf import headers, libbpf, maps, programs
+from sensor.bpf.btf import Btf
+from sensor.errors import HostError, LoadError, PinfoldError
+
+
+class Request(msgspec.Struct, frozen=True):
+    """`folder` is made and filled with `map-<name>` and `program-<name>` pins."""
+
+    folder: str
+    generation: int
+    control: str  # pin of the control map
+    sizes: maps.Sizes
+    features: tuple[str, ...]
+
+
+class Result(msgspec.Struct, frozen=True):
+    error: str = ""
+
+
+def import_bcc() -> Any:
+    """Debian's bcc. Raises HostError for its absence and for its namesakes."""
+    wanted = "apt-get install python3-bpfcc, and run pinfold with /usr/bin/python3 or a venv made from it"
+    try:
+        import bcc  # noqa: PLC0415  (the point of this process is that nobody else imports it)
+    except ImportError as cause:
+        where = "its libbcc cannot be loaded" if "libbcc" in str(cause) else f"{sys.executable} has no module bcc"
+        raise HostError(f"{where}: {wanted}") from cause
+    except OSError as cause:
+        raise HostError(f"bcc cannot be loaded ({cause}): {wanted}") from cause
+    if not hasattr(bcc, "BPF"):
+        place = getattr(bcc, "__file__", None) or "unknown place"
+        raise HostError(f"the module bcc at {place} is not BCC but PyPI's unrelated `bcc`: pip uninstall bcc; {wanted}")
+    return bcc
+
+
+def compile_and_pin(request: Request) -> None:
+    bcc = import_bcc()
+    folder = Path(request.folder)
+    folder.mkdir(mode=0o700)
+    descriptors = {"control": libbpf.get(Path(request.control))}
+    for name, definition in maps.definitions(request.sizes).items():
+        descriptors[name] = maps.create(name, definition)
+        libbpf.pin(descriptors[name], folder / f"map-{name}")
+    flags = [f"-DPF_FD_{name}={descriptor}" for name, descriptor in descriptors.items()]
+    flags += [f"-DPF_GENERATION={request.generation}ULL", f"-DPF_RING_BYTES={request.sizes.ring_bytes}ULL"]
+    flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
+    with tempfile.TemporaryDirectory(prefix="pinfold-headers-") as tree:
+        headers.write_tree(Path(tree), Btf(), "connect_unix" in request.features)
+        os.environ["BCC_KERNEL_SOURCE"] = tree
+        try:
+            module = bcc.BPF(text=programs.source(), cflags=[*flags, "-Wno-everything"])
+        except Exception as cause:
+            raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
+        for program in programs.chosen(frozenset(request.features)):
+            libbpf.pin(_load(module, program), folder / f"program-{program.name}")
+
+
+def _load(module: Any, program: programs.Program) -> int:
+    attach = -1 if program.attach is None else int(program.attach)
+    try:
+        return int(module.load_func(program.name, int(program.kind), None, attach).fd)
+    except Exception as cause:
+        raise LoadError(f"the kernel refused the program {program.name}: {cause}") from cause
+
+
+def main() -> int:
+    """clang and the verifier write to stderr, which the caller keeps; a backend error of LLVM ends the
+    process there and then, with nothing on stdout."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    try:
+        compile_and_pin(request)
+        result = Result()
+    except PinfoldError as error:
+        result = Result(str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(result))
+    return 1 if result.error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Every map: its type, its sizes, and making one. The probes get them as PF_FD_<name>."""
+
+from __future__ import annotations
+
+import os
+from struct import pack
+
+from msgspec import Struct
+
+from sensor.bpf import libbpf
+from sensor.bpf.libbpf import MapType
+from sensor.bpf.state import SIZES
+from sensor.events.layouts import Loss
+
+EXEC_SCRATCH = 8 + 136 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
+EXEC_SLOTS_PER_CPU = 4
+STEPS = 512
+CLASSES = 64
+
+
+class Sizes(Struct, frozen=True):
+    """What an operator may set; part of the ABI, since a map cannot be resized."""
+
+    ring_bytes: int
+    sandboxes: int
+    processes: int
+    repeats: int
+    watched: int
+
+
+class Map(Struct, frozen=True):
+    kind: MapType
+    key: int
+    value: int
+    entries: int
+    flags: int = 0
+
+
+def definitions(sizes: Sizes) -> dict[str, Map]:
+    cpus = os.cpu_count() or 1
+    # A hash of many entries is filled as they come: made whole at load it would cost its full memory at once.
+    late = libbpf.F_NO_PREALLOC
+    slots = EXEC_SLOTS_PER_CPU * cpus
+    return {
+        "events": Map(MapType.RINGBUF, 0, 0, sizes.ring_bytes),
+        "classes": Map(MapType.ARRAY, 4, SIZES["pf_class"], CLASSES),
+        "sandboxes": Map(MapType.HASH, 8, SIZES["pf_sandbox"], sizes.sandboxes),
+        "blank_sandbox": Map(MapType.ARRAY, 4, SIZES["pf_sandbox"], 1),
+        "processes": Map(MapType.HASH, 4, SIZES["pf_process"], sizes.processes),
+        "steps": Map(MapType.ARRAY, 4, SIZES["pf_step"], STEPS),
+        "watch": Map(MapType.HASH, 8, SIZES["pf_watch"], sizes.watched, late),
+        "device_classes": Map(MapType.HASH, SIZES["pf_device_key"], 4, 1024, late),
+        "repeats": Map(MapType.HASH, SIZES["pf_repeat_key"], SIZES["pf_repeat"], sizes.repeats),
+        "unix_repeats": Map(MapType.HASH, SIZES["pf_unix_key"], SIZES["pf_repeat"], sizes.repeats, late),
+        "flush_request": Map(MapType.ARRAY, 4, SIZES["pf_flush_request"], 1),
+        "lost": Map(MapType.ARRAY, 4, 8, Loss.REASONS),
+        "exec_slots": Map(MapType.HASH, 4, 1, slots),
+        "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),
+        "stamps": Map(MapType.SK_STORAGE, 4, SIZES["pf_stamp"], 0, libbpf.F_NO_PREALLOC | libbpf.F_CLONE),
+    }
+
+
+CONTROL = Map(MapType.ARRAY, 4, SIZES["pf_control"], 1)
+
+
+def _storage_btf(size: int) -> tuple[int, int, int]:
+    """Socket storage is refused without BTF for key and value: an int, and a struct of the size."""
+    strings = b"\0int\0value\0"
+    types = pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32) + pack("<III", 5, 4 << 24, size)
+    header = pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    return libbpf.btf_load(header + types + strings), 1, 2
+
+
+def create(name: str, definition: Map) -> int:
+    """A descriptor of the new map. Raises RefusedError."""
+    btf = _storage_btf(definition.value) if definition.kind is MapType.SK_STORAGE else (0, 0, 0)
+    try:
+        return libbpf.map_create(
+            definition.kind, name, definition.key, definition.value, definition.entries, definition.flags, btf
+        )
+    finally:
+        if btf[0]:
+            os.close(btf[0])

@@ -1,0 +1,68 @@
+"""Every program: which file it stands in, how it is loaded, and where it is attached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from sensor.bpf.libbpf import AttachType, ProgType
+
+PROBES = Path(__file__).resolve().parents[2] / "probes"
+# In the order of one translation unit.
+SOURCES = (
+    "include/events.h",
+    "include/state.h",
+    "include/common.h",
+    "process.bpf.c",
+    "cgroup.bpf.c",
+    "socket.bpf.c",
+    "device.bpf.c",
+    "flush.bpf.c",
+)
+
+
+class Program(Struct, frozen=True):
+    """`feature`: without it the program is left out. Neither tracepoint nor attach: it is run by hand."""
+
+    name: str
+    kind: ProgType
+    tracepoint: str = ""
+    attach: AttachType | None = None
+    feature: str = ""
+
+
+def _raw(tracepoint: str) -> Program:
+    return Program(f"on_{tracepoint}", ProgType.RAW_TRACEPOINT, tracepoint=tracepoint)
+
+
+PROGRAMS = (
+    _raw("sched_process_exec"),
+    _raw("sched_process_fork"),
+    _raw("sched_process_exit"),
+    _raw("cgroup_mkdir"),
+    _raw("cgroup_rmdir"),
+    _raw("cgroup_attach_task"),
+    Program("on_sock_create", ProgType.CGROUP_SOCK, attach=AttachType.INET_SOCK_CREATE),
+    Program("on_connect4", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET4_CONNECT),
+    Program("on_connect6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET6_CONNECT),
+    Program("on_sendmsg4", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UDP4_SENDMSG),
+    Program("on_sendmsg6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UDP6_SENDMSG),
+    Program("on_connect_unix", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UNIX_CONNECT, feature="connect_unix"),
+    Program("on_device", ProgType.CGROUP_DEVICE, attach=AttachType.DEVICE),
+    Program("on_flush", ProgType.RAW_TRACEPOINT),
+    Program("on_flush_unix", ProgType.RAW_TRACEPOINT, feature="connect_unix"),
+)
+
+
+def chosen(features: frozenset[str]) -> list[Program]:
+    return [program for program in PROGRAMS if not program.feature or program.feature in features]
+
+
+def source() -> str:
+    """The probes as one text, with line marks, so that errors name the file."""
+    parts = []
+    for name in SOURCES:
+        text = (PROBES / name).read_text().replace("#pragma once\n", "\n")
+        parts.append(f'#line 1 "{name}"\n{text}')
+    return "\n".join(parts)

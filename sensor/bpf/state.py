@@ -1,0 +1,360 @@
+"""Generated from probes/include/state.h by sensor.events.generate. Do not edit."""
+
+from __future__ import annotations
+
+from struct import Struct as PackedStruct
+
+from msgspec import Struct
+
+_PF_CONTROL = PackedStruct("<QIIQQ")
+
+
+class Control(Struct, frozen=True, gc=False):
+    """A `struct pf_control`: 32 bytes. Arrays are bytes."""
+
+    active_generation: int = 0
+    armed: int = 0
+    protected_port: int = 0
+    budget_bytes: int = 0
+    repeat_flush_ns: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_CONTROL.pack(
+            self.active_generation,
+            self.armed,
+            self.protected_port,
+            self.budget_bytes,
+            self.repeat_flush_ns,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Control:
+        return Control(*_PF_CONTROL.unpack(data))
+
+
+_PF_CLASS = PackedStruct("<III4x")
+
+
+class Class(Struct, frozen=True, gc=False):
+    """A `struct pf_class`: 16 bytes. Arrays are bytes."""
+
+    enforce: int = 0
+    granted_devices: int = 0
+    refuse_unrecorded: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_CLASS.pack(
+            self.enforce,
+            self.granted_devices,
+            self.refuse_unrecorded,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Class:
+        return Class(*_PF_CLASS.unpack(data))
+
+
+_PF_SANDBOX = PackedStruct("<QQQQQQ128sII")
+
+
+class Sandbox(Struct, frozen=True, gc=False):
+    """A `struct pf_sandbox`: 184 bytes. Arrays are bytes."""
+
+    id: int = 0
+    born_ns: int = 0
+    mark: int = 0
+    bytes_before: int = 0
+    bytes_since: int = 0
+    processes: int = 0
+    lost: bytes = bytes(128)
+    class_id: int = 0
+    ended: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_SANDBOX.pack(
+            self.id,
+            self.born_ns,
+            self.mark,
+            self.bytes_before,
+            self.bytes_since,
+            self.processes,
+            self.lost,
+            self.class_id,
+            self.ended,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Sandbox:
+        return Sandbox(*_PF_SANDBOX.unpack(data))
+
+
+_PF_PROCESS = PackedStruct("<QQQI4x")
+
+
+class Process(Struct, frozen=True, gc=False):
+    """A `struct pf_process`: 32 bytes. Arrays are bytes."""
+
+    sandbox_id: int = 0
+    exec_id: int = 0
+    start_ns: int = 0
+    repeats: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_PROCESS.pack(
+            self.sandbox_id,
+            self.exec_id,
+            self.start_ns,
+            self.repeats,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Process:
+        return Process(*_PF_PROCESS.unpack(data))
+
+
+_PF_STEP = PackedStruct("<64s64s32s32sHHHHII")
+
+
+class Step(Struct, frozen=True, gc=False):
+    """A `struct pf_step`: 208 bytes. Arrays are bytes."""
+
+    prefix: bytes = bytes(64)
+    prefix_mask: bytes = bytes(64)
+    suffix: bytes = bytes(32)
+    suffix_mask: bytes = bytes(32)
+    prefix_length: int = 0
+    suffix_length: int = 0
+    exact: int = 0
+    last: int = 0
+    next: int = 0
+    class_id: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_STEP.pack(
+            self.prefix,
+            self.prefix_mask,
+            self.suffix,
+            self.suffix_mask,
+            self.prefix_length,
+            self.suffix_length,
+            self.exact,
+            self.last,
+            self.next,
+            self.class_id,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Step:
+        return Step(*_PF_STEP.unpack(data))
+
+
+_PF_WATCH = PackedStruct("<32sII")
+
+
+class Watch(Struct, frozen=True, gc=False):
+    """A `struct pf_watch`: 40 bytes. Arrays are bytes."""
+
+    steps: bytes = bytes(32)
+    count: int = 0
+    attach: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_WATCH.pack(
+            self.steps,
+            self.count,
+            self.attach,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Watch:
+        return Watch(*_PF_WATCH.unpack(data))
+
+
+_PF_DEVICE_KEY = PackedStruct("<III")
+
+
+class DeviceKey(Struct, frozen=True, gc=False):
+    """A `struct pf_device_key`: 12 bytes. Arrays are bytes."""
+
+    kind: int = 0
+    major: int = 0
+    minor: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_DEVICE_KEY.pack(
+            self.kind,
+            self.major,
+            self.minor,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> DeviceKey:
+        return DeviceKey(*_PF_DEVICE_KEY.unpack(data))
+
+
+_PF_REPEAT_KEY = PackedStruct("<QIHH16sBBBB4x")
+
+
+class RepeatKey(Struct, frozen=True, gc=False):
+    """A `struct pf_repeat_key`: 40 bytes. Arrays are bytes."""
+
+    exec_id: int = 0
+    tgid: int = 0
+    type: int = 0
+    port: int = 0
+    address: bytes = bytes(16)
+    protocol: int = 0
+    verdict: int = 0
+    unconnected: int = 0
+    family: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_REPEAT_KEY.pack(
+            self.exec_id,
+            self.tgid,
+            self.type,
+            self.port,
+            self.address,
+            self.protocol,
+            self.verdict,
+            self.unconnected,
+            self.family,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> RepeatKey:
+        return RepeatKey(*_PF_REPEAT_KEY.unpack(data))
+
+
+_PF_UNIX_KEY = PackedStruct("<QIHH112s")
+
+
+class UnixKey(Struct, frozen=True, gc=False):
+    """A `struct pf_unix_key`: 128 bytes. Arrays are bytes."""
+
+    exec_id: int = 0
+    tgid: int = 0
+    verdict: int = 0
+    length: int = 0
+    target: bytes = bytes(112)
+
+    def pack(self) -> bytes:
+        return _PF_UNIX_KEY.pack(
+            self.exec_id,
+            self.tgid,
+            self.verdict,
+            self.length,
+            self.target,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> UnixKey:
+        return UnixKey(*_PF_UNIX_KEY.unpack(data))
+
+
+_PF_REPEAT = PackedStruct("<QQQQQQQQQIIII")
+
+
+class Repeat(Struct, frozen=True, gc=False):
+    """A `struct pf_repeat`: 88 bytes. Arrays are bytes."""
+
+    count: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    sent_ns: int = 0
+    sandbox_id: int = 0
+    cgroup_id: int = 0
+    maker_sandbox_id: int = 0
+    maker_exec_id: int = 0
+    cookie: int = 0
+    maker_tgid: int = 0
+    uid: int = 0
+    tid: int = 0
+    prior: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_REPEAT.pack(
+            self.count,
+            self.first_ns,
+            self.last_ns,
+            self.sent_ns,
+            self.sandbox_id,
+            self.cgroup_id,
+            self.maker_sandbox_id,
+            self.maker_exec_id,
+            self.cookie,
+            self.maker_tgid,
+            self.uid,
+            self.tid,
+            self.prior,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Repeat:
+        return Repeat(*_PF_REPEAT.unpack(data))
+
+
+_PF_FLUSH_REQUEST = PackedStruct("<QIHH112sQ")
+
+
+class FlushRequest(Struct, frozen=True, gc=False):
+    """A `struct pf_flush_request`: 136 bytes. Arrays are bytes."""
+
+    exec_id: int = 0
+    tgid: int = 0
+    verdict: int = 0
+    length: int = 0
+    target: bytes = bytes(112)
+    forget: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_FLUSH_REQUEST.pack(
+            self.exec_id,
+            self.tgid,
+            self.verdict,
+            self.length,
+            self.target,
+            self.forget,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> FlushRequest:
+        return FlushRequest(*_PF_FLUSH_REQUEST.unpack(data))
+
+
+_PF_STAMP = PackedStruct("<QQI4x")
+
+
+class Stamp(Struct, frozen=True, gc=False):
+    """A `struct pf_stamp`: 24 bytes. Arrays are bytes."""
+
+    sandbox_id: int = 0
+    exec_id: int = 0
+    tgid: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_STAMP.pack(
+            self.sandbox_id,
+            self.exec_id,
+            self.tgid,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Stamp:
+        return Stamp(*_PF_STAMP.unpack(data))
+
+
+SIZES = {
+    "pf_control": 32,
+    "pf_class": 16,
+    "pf_sandbox": 184,
+    "pf_process": 32,
+    "pf_step": 208,
+    "pf_watch": 40,
+    "pf_device_key": 12,
+    "pf_repeat_key": 40,
+    "pf_unix_key": 128,
+    "pf_repeat": 88,
+    "pf_flush_request": 136,
+    "pf_stamp": 24,
+}

@@ -1,0 +1,257 @@
+"""Every metric of pinfold, declared once, and the store that the core counts in.
+
+The store knows no HTTP and no prometheus_client, which the core must not carry: it gives a snapshot
+as bytes, and sensor.control.collector renders that in the api process. An undeclared name, a wrong
+kind or a wrong number of labels is a programmer's error and raises at once. A label's value that is
+not declared is told as `unknown`, and a metric whose free labels outgrow `most` series counts further
+ones in its `unknown` series: however hostile the input, Prometheus gets a bounded number of series.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from sensor.events.detection import LEVELS
+from sensor.events.layouts import Device, Loss
+
+UNKNOWN = "unknown"
+VALUE_LENGTH = 128
+
+LATENCY_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+
+# What is lost, by stage: the kernel's reasons are its own, the others are said by the stage's code.
+LOSS_REASONS: dict[str, tuple[str, ...]] = {
+    "kernel": tuple(loss.name.lower() for loss in Loss if loss is not Loss.REASONS),
+    "ring": ("corrupt", "gap"),
+    "decode": ("corrupt", "short", "unknown_type"),
+    "enrich": ("error", "processes_full", "sandboxes_full"),
+    "log": ("error", "full", "journal"),
+    "api": ("not_read", "unanswered"),
+}
+
+CATEGORIES = ("process_creation", "network_connection", "device_access", "process_termination", "sandbox_change")
+ACTIONS = ("kill", "kill-sandbox")
+OUTCOMES = ("done", "would", "gone", "never_touch", "failed")
+VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected")
+DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
+REFUSED_PEERS = ("busy", "sandboxed", "unverified")
+STATUSES = ("200", "400", "404", "405", "500", "503")
+PATHS = ("/metrics", "/v1/status", "/v1/sandboxes", "/v1/rules", "other")
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class Metric(Struct, frozen=True):
+    """`values` has a label's declared values; an empty tuple leaves the label free, up to `most` series."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    values: tuple[tuple[str, ...], ...] = ()
+    buckets: tuple[float, ...] = ()
+    series: tuple[tuple[str, ...], ...] = ()  # there from the start, with 0; where empty: every declared combination
+    most: int = 64
+    owner: Literal["core", "api"] = "core"
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("pinfold_events_total", "counter", "Events read from the ring, by category.", ("category",), (CATEGORIES,)),
+    Metric("pinfold_detections_total", "counter", "Rules that matched.", ("rule", "level"), ((), LEVELS), most=16384),
+    Metric(
+        "pinfold_responses_total",
+        "counter",
+        "Responses by outcome; `would` is monitor mode or disarmed.",
+        ("action", "outcome"),
+        (ACTIONS, OUTCOMES),
+    ),
+    Metric(
+        "pinfold_responses_unsettled_total",
+        "counter",
+        "Responses that were not followed to their end, since too many were under way.",
+    ),
+    Metric(
+        "pinfold_events_lost_total",
+        "counter",
+        "Events that were lost, by where and why.",
+        ("stage", "reason"),
+        (tuple(LOSS_REASONS), tuple(sorted({reason for reasons in LOSS_REASONS.values() for reason in reasons}))),
+        series=tuple((stage, reason) for stage, reasons in LOSS_REASONS.items() for reason in reasons),
+        most=128,
+    ),
+    Metric("pinfold_sandboxes", "gauge", "Live sandboxes."),
+    Metric("pinfold_processes", "gauge", "Live processes of sandboxes."),
+    Metric(
+        "pinfold_detection_latency_seconds",
+        "histogram",
+        "From an event in the kernel to its detection.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    Metric(
+        "pinfold_response_latency_seconds",
+        "histogram",
+        "From an event in the kernel to the end of the response to it.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    Metric("pinfold_ring_used_bytes", "gauge", "Bytes of the event ring that wait to be read."),
+    Metric("pinfold_ring_size_bytes", "gauge", "Size of the event ring."),
+    Metric("pinfold_rules", "gauge", "Rules by what became of them.", ("state",), (("loaded", "refused"),)),
+    Metric("pinfold_rule_errors_total", "counter", "Rules that failed on an event.", ("rule",), ((),), most=4096),
+    Metric("pinfold_build_info", "gauge", "Always 1.", ("version", "kernel", "abi"), ((), (), ()), most=4),
+    Metric("pinfold_start_time_seconds", "gauge", "When the sensor started, in Unix time."),
+    Metric(
+        "pinfold_device_attempts_total",
+        "counter",
+        "Opens and mknods of devices in sandboxes.",
+        ("device_class", "verdict"),
+        (DEVICE_CLASSES, VERDICTS),
+        most=128,
+    ),
+    Metric("pinfold_connects_total", "counter", "Connects in sandboxes.", ("verdict",), (VERDICTS,)),
+    Metric("pinfold_enforcing", "gauge", "1 while armed, 0 after `pinfold disarm`."),
+    Metric("pinfold_log_bytes_total", "counter", "Bytes written to the event log."),
+    Metric("pinfold_replayed_events_total", "counter", "Events read again after a restart, told already."),
+    Metric("pinfold_recursion_misses_total", "counter", "Runs of a probe that the kernel skipped."),
+    Metric("pinfold_reloads_total", "counter", "Reloads of the configuration.", ("outcome",), (("done", "failed"),)),
+    Metric("pinfold_watch_gaps_total", "counter", "Times that a parent of sandboxes was unwatched for a while."),
+    Metric("pinfold_api_restarts_total", "counter", "Times that the api process died and was started again."),
+    Metric(
+        "pinfold_series_overflow_total",
+        "counter",
+        "Samples that were counted as `unknown`, since their metric has enough series.",
+        ("metric",),
+        ((),),
+    ),
+    Metric(
+        "pinfold_api_requests_total",
+        "counter",
+        "Requests that the api process answered.",
+        ("path", "status"),
+        (PATHS, STATUSES),
+        owner="api",
+    ),
+    Metric(
+        "pinfold_api_refused_total",
+        "counter",
+        "Connections that the api process closed unanswered.",
+        ("reason",),
+        (REFUSED_PEERS,),
+        owner="api",
+    ),
+)
+
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}
+
+Labels = tuple[str, ...]
+
+
+class Histogram(Struct, array_like=True):
+    """`counts` of each bucket by itself, the last one being above all bounds; `sum` in seconds."""
+
+    counts: list[int]
+    sum: float = 0.0
+
+
+class Snapshot(Struct, array_like=True):
+    """Everything that was counted, by metric name; a pair a series."""
+
+    values: dict[str, list[tuple[Labels, int | float]]]
+    histograms: dict[str, list[tuple[Labels, Histogram]]]
+
+
+class Metrics:
+    """The store of one process. Not for several threads."""
+
+    def __init__(self, owner: Literal["core", "api"] = "core") -> None:
+        mine = [metric for metric in METRICS if metric.owner == owner]
+        self._counters: dict[str, dict[Labels, int | float]] = {m.name: {} for m in mine if m.kind == "counter"}
+        self._gauges: dict[str, dict[Labels, int | float]] = {m.name: {} for m in mine if m.kind == "gauge"}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {m.name: {} for m in mine if m.kind == "histogram"}
+        for metric in mine:
+            if metric.kind == "counter":
+                self.initialise(metric.name, metric.series or product(*metric.values))
+        for name, series in self._histograms.items():
+            if not BY_NAME[name].labels:
+                series[()] = _empty(BY_NAME[name])
+
+    def initialise(self, name: str, series: Iterable[Labels]) -> None:
+        """Counters that shall be there with 0, so that a first increase is seen: say each loaded rule's."""
+        counters = self._counters[name]
+        for labels in series:
+            counters.setdefault(self._known(BY_NAME[name], labels, counters), 0)
+
+    def count(self, name: str, labels: Labels = (), by: int | float = 1) -> None:
+        series = self._counters[name]
+        try:
+            series[labels] += by
+        except KeyError:
+            labels = self._known(BY_NAME[name], labels, series)
+            series[labels] = series.get(labels, 0) + by
+
+    def gauge(self, name: str, labels: Labels, value: float) -> None:
+        series = self._gauges[name]
+        if labels not in series:
+            labels = self._known(BY_NAME[name], labels, series)
+        series[labels] = value
+
+    def observe(self, name: str, seconds: float, labels: Labels = ()) -> None:
+        series = self._histograms[name]
+        metric = BY_NAME[name]
+        histogram = series.get(labels)
+        if histogram is None:
+            labels = self._known(metric, labels, series)
+            histogram = series.setdefault(labels, _empty(metric))
+        histogram.counts[bisect_left(metric.buckets, seconds)] += 1
+        histogram.sum += seconds
+
+    def value(self, name: str, labels: Labels = ()) -> int | float:
+        """Of a counter or a gauge; 0 where nothing was counted."""
+        return (self._counters.get(name) or self._gauges.get(name) or {}).get(labels, 0)
+
+    def snapshot(self) -> bytes:
+        """A Snapshot as MessagePack."""
+        return msgspec.msgpack.encode(
+            Snapshot(
+                {
+                    name: list(series.items())
+                    for group in (self._counters, self._gauges)
+                    for name, series in group.items()
+                },
+                {name: list(series.items()) for name, series in self._histograms.items()},
+            )
+        )
+
+    def _known(self, metric: Metric, labels: Labels, series: Mapping[Labels, object]) -> Labels:
+        """The labels to count under."""
+        if len(labels) != len(metric.labels):
+            raise ValueError(f"{metric.name} has labels {metric.labels}, not {labels!r}")
+        known = tuple(
+            _printable(value) if not declared or value in declared else UNKNOWN
+            for value, declared in zip(labels, metric.values or ((),) * len(labels), strict=True)
+        )
+        if known in series or len(series) < metric.most:
+            return known
+        self.count("pinfold_series_overflow_total", (metric.name,))
+        return (UNKNOWN,) * len(metric.labels)
+
+
+def decode(snapshot: bytes) -> Snapshot:
+    """:raises msgspec.DecodeError: these are not the bytes of a snapshot."""
+    return msgspec.msgpack.decode(snapshot, type=Snapshot)
+
+
+def _empty(metric: Metric) -> Histogram:
+    return Histogram([0] * (len(metric.buckets) + 1))
+
+
+def _printable(value: str) -> str:
+    """Bounded, and Unicode that can be encoded."""
+    return value[:VALUE_LENGTH].encode("utf-8", "replace").decode("utf-8") if value else UNKNOWN

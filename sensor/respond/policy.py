@@ -1,0 +1,87 @@
+"""What the configuration says about a sandbox class: for the kernel as numbers, for a detection as an action."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from msgspec import Struct
+
+from sensor.config import Action, Config, DeviceClassName, SandboxClass
+from sensor.events.detection import LEVELS
+from sensor.events.layouts import Device
+
+DEFAULT_CLASS = "default"
+
+# Values of the members `mode` and `when_unrecorded` in the kernel's class map. Zero is the harmless
+# one of each, so that a map entry that was never written refuses and kills nothing.
+MODE_MONITOR = 0
+MODE_ENFORCE = 1
+UNRECORDED_ALLOW = 0
+UNRECORDED_REFUSE = 1
+
+
+class KernelClass(Struct, frozen=True):
+    """One entry of the class map; `index` is its key, and what pf_cgroup.class_id holds."""
+
+    index: int
+    name: str
+    granted: int  # bitmask: bit n is device class n of layouts.Device
+    mode: int  # MODE_*
+    when_unrecorded: int  # UNRECORDED_*
+
+
+class Decision(Struct, frozen=True):
+    mode: str  # monitor, enforce
+    action: Action
+
+
+def device_mask(granted: tuple[DeviceClassName, ...]) -> int:
+    """Bits of the granted device classes. Ordinary devices (null, tty, …) are always among them."""
+    mask = 1 << Device.ORDINARY
+    for name in granted:
+        mask |= 1 << Device[name.upper()]
+    return mask
+
+
+def kernel_classes(config: Config) -> list[KernelClass]:
+    """All classes, `default` at index 0 and the others by name: the same configuration, the same numbers."""
+    return [_kernel_class(index, name, settings) for index, (name, settings) in enumerate(_ordered(config))]
+
+
+def class_index(config: Config) -> dict[str, int]:
+    return {name: index for index, (name, _) in enumerate(_ordered(config))}
+
+
+class Policy:
+    """Looks up what to do about a detection. Immutable: a reload makes another one."""
+
+    def __init__(self, config: Config) -> None:
+        self._decisions = {
+            (name, level): Decision(settings.mode, getattr(settings.responses, level))
+            for name, settings in _ordered(config)
+            for level in LEVELS
+        }
+
+    def decide(self, sandbox_class: str, level: str) -> Decision:
+        """`level` is one of LEVELS. A class that a reload removed is treated as `default`."""
+        found = self._decisions.get((sandbox_class, level))
+        return found if found is not None else self._decisions[DEFAULT_CLASS, level]
+
+
+def _ordered(config: Config) -> list[tuple[str, SandboxClass]]:
+    default = config.classes.get(DEFAULT_CLASS, SandboxClass())
+    others = sorted((name, settings) for name, settings in config.classes.items() if name != DEFAULT_CLASS)
+    return [(DEFAULT_CLASS, default), *others]
+
+
+def _kernel_class(index: int, name: str, settings: SandboxClass) -> KernelClass:
+    return KernelClass(
+        index=index,
+        name=name,
+        granted=device_mask(settings.granted_devices),
+        mode=MODE_ENFORCE if settings.mode == "enforce" else MODE_MONITOR,
+        when_unrecorded=UNRECORDED_REFUSE if settings.when_unrecorded == "refuse" else UNRECORDED_ALLOW,
+    )
+
+
+ACTIONS: tuple[str, ...] = get_args(Action)

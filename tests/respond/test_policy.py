@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from sensor.config import Config, Responses, SandboxClass
+from sensor.events.detection import LEVELS
+from sensor.events.layouts import Device
+from sensor.respond.policy import (
+    MODE_ENFORCE,
+    MODE_MONITOR,
+    UNRECORDED_ALLOW,
+    UNRECORDED_REFUSE,
+    Policy,
+    class_index,
+    device_mask,
+    kernel_classes,
+)
+
+CONFIG = Config(
+    classes={
+        "zoo": SandboxClass(mode="enforce", granted_devices=("nvidia",), when_unrecorded="allow"),
+        "agents": SandboxClass(mode="enforce", responses=Responses(high="kill", critical="kill-sandbox")),
+    }
+)
+
+
+def test_classes_have_default_first_and_the_rest_by_name() -> None:
+    assert [(entry.index, entry.name) for entry in kernel_classes(CONFIG)] == [
+        (0, "default"),
+        (1, "agents"),
+        (2, "zoo"),
+    ]
+    assert class_index(CONFIG) == {"default": 0, "agents": 1, "zoo": 2}
+
+
+def test_a_configured_default_stays_at_index_zero() -> None:
+    config = Config(classes={"a": SandboxClass(), "default": SandboxClass(mode="enforce")})
+    assert kernel_classes(config)[0].mode == MODE_ENFORCE
+    assert [entry.name for entry in kernel_classes(config)] == ["default", "a"]
+
+
+def test_a_class_in_the_kernels_numbers() -> None:
+    default, agents, zoo = kernel_classes(CONFIG)
+    assert (default.mode, default.when_unrecorded) == (MODE_MONITOR, UNRECORDED_REFUSE)
+    assert (agents.mode, agents.when_unrecorded) == (MODE_ENFORCE, UNRECORDED_REFUSE)
+    assert (zoo.mode, zoo.when_unrecorded) == (MODE_ENFORCE, UNRECORDED_ALLOW)
+    assert zoo.granted == 1 << Device.ORDINARY | 1 << Device.NVIDIA
+    assert default.granted == 1 << Device.ORDINARY | 1 << Device.FUSE | 1 << Device.OTHER
+
+
+def test_every_device_class_has_the_bit_of_its_number() -> None:
+    for device in Device:
+        if device is not Device.ORDINARY:
+            assert device_mask((device.name.lower(),)) == 1 | 1 << device  # type: ignore[arg-type]
+
+
+def test_decisions_are_by_class_and_level() -> None:
+    policy = Policy(CONFIG)
+    assert [policy.decide("agents", level).action for level in LEVELS] == ["log", "log", "log", "kill", "kill-sandbox"]
+    assert policy.decide("agents", "high").mode == "enforce"
+    assert policy.decide("default", "critical").action == "log"
+
+
+def test_a_class_that_is_no_more_is_treated_as_default() -> None:
+    decision = Policy(CONFIG).decide("removed by a reload", "critical")
+    assert (decision.mode, decision.action) == ("monitor", "log")
+
+
+def test_a_level_that_is_none_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Policy(CONFIG).decide("default", "fatal")

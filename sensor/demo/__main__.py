@@ -2,6 +2,6 @@
 
 import sys
 
-from sensor.demo.main import main
+from sensor.demo.command import main
 
 sys.exit(main())

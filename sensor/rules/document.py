@@ -5,9 +5,10 @@ Only in children and in tests: PyYAML is not for the core.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from msgspec import Struct
@@ -16,7 +17,24 @@ MAX_FILE_BYTES = 1 << 20
 MAX_NODES = 50_000  # aliases expand: a small file can stand for a huge tree
 MAX_DEPTH = 32
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """Plain scalars as YAML 1.2 has them. PyYAML's 1.1 makes a number of 2222:22 (base 60) and of 0777
+    (octal), a date of 2024-01-01 and true of yes: a command line's words must stay words."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?[0-9]+\.[0-9]+", "-+0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""])
 
 
 class RefusalError(Exception):
@@ -90,7 +108,7 @@ def documents(text: str) -> Iterator[Document]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise RefusalError(f"YAML: {error.problem}", mark.line + 1 if mark else 1) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an explicit tag on what is not its type
         raise RefusalError(f"YAML: {error}", 1) from error
 
 

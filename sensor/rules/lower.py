@@ -218,7 +218,7 @@ def _number(field: Field, value: sigma.SigmaNumber) -> ir.Expression:
 
 
 def _flag(field: Field, value: sigma.SigmaBool) -> ir.Expression:
-    if field.kind != "flag":  # YAML reads yes, no, on and off as true and false
+    if field.kind != "flag":
         raise RefusalError(f"{field.name} is {field.kind}, not true or false: quote the value if it is text")
     return ir.Flag(field.attribute, value.boolean)
 

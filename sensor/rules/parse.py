@@ -22,7 +22,7 @@ from sensor.rules.document import Document, Place, RefusalError
 # The specification's own name for what pySigma knows by its alias only.
 modifiers.modifier_mapping.setdefault("utf16le", modifiers.SigmaWideModifier)
 
-_KEYS = {"identifier": "id", "tag": "tags"}  # of pySigma's exception names that differ from the key
+_KEYS = {"identifier": "id", "value": "tags"}  # of pySigma's exception names that differ from the key
 _SCALARS = (str, int, float, bool, type(None))
 
 

@@ -103,27 +103,31 @@ def _cached(cache: Path, key: bytes) -> Ruleset | None:
     """None where there is no cache of this key, or one that is damaged or not ours alone: what is in
     it is executed, so that only a file that nobody else could have written will do."""
     try:
-        descriptor = os.open(cache, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            log.warning("ignoring %s: it is not a file of mode 0600 that belongs to this user", cache)
+        stored_key, _, rest = _private(cache).partition(b"\n")
+        digest, _, payload = rest.partition(b"\n")
+        if stored_key != key:
             return None
-        content = file.read(MAX_CACHE_BYTES + 1)
-    stored_key, _, rest = content.partition(b"\n")
-    digest, _, payload = rest.partition(b"\n")
-    if stored_key != key:
-        return None
-    if digest != hashlib.sha256(payload).hexdigest().encode():
-        log.warning("ignoring %s: it is damaged", cache)
-        return None
-    try:
+        if digest != hashlib.sha256(payload).hexdigest().encode():
+            raise ValueError("it is damaged")
         return msgspec.json.decode(payload, type=Ruleset)
-    except msgspec.MsgspecError as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         log.warning("ignoring %s: %s", cache, error)
         return None
+
+
+def _private(path: Path) -> bytes:
+    """The content of a regular file of this user that nobody else may touch. Raises OSError, ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise ValueError("it is not a file of mode 0600 that belongs to this user")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_CACHE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _store(cache: Path, key: bytes, ruleset: Ruleset) -> None:

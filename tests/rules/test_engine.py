@@ -1,0 +1,150 @@
+"""The index must never lose a match, and no text must raise, stall or fill up."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensor.events.activity import SandboxChange
+from sensor.rules import runtime
+from sensor.rules.engine import Engine
+from sensor.rules.testing import activity
+from tests.rules.helpers import build, rule_text
+
+WORDS = ["ssh", "-R", "/bin/", "stratum", "a", "é", "ΟΔΟΣ", "ς", "ß", "K", "0"]
+TEXT = st.lists(st.sampled_from([*WORDS, " ", "SSH", "ab", "\n", "\0", "İ", "\N{KELVIN SIGN}", "\ufffd"]), max_size=6)
+FIELDS = ["Image", "CommandLine", "ParentImage", "User"]
+
+
+@st.composite
+def items(draw: st.DrawFn) -> tuple[str, Any]:
+    """One detection item: a field with modifiers, and its values."""
+    field = draw(st.sampled_from(FIELDS))
+    shape = draw(st.sampled_from(["", "|contains", "|startswith", "|endswith", "|contains|all", "|contains|cased"]))
+    values = draw(st.lists(st.sampled_from([*WORDS, "/ssh", "s*h", "?", "-R*-R", "ss"]), min_size=1, max_size=3))
+    special: dict[str, Any] = {
+        "null": (field, None),
+        "re": (f"{field}|re|i", ["s{2}h", "^(ssh|a)", "st.*tum|K-?R", "(?:ab)+c?", "stratu?m$"]),
+        "number": ("ProcessId", [1, 2]),
+        "less": ("ProcessId|lt", 2),
+        "flag": ("ImageMemfd", draw(st.booleans())),
+        "reference": ("Image|fieldref|endswith", "User"),
+    }
+    kind = draw(st.sampled_from(["text", "text", "text", *special]))
+    return special[kind] if kind in special else (field + shape, values)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> str:
+    names = ["sa", "sb", "f"]
+    parts = {name: dict(draw(st.lists(items(), min_size=1, max_size=2))) for name in names}
+    conditions = ["sa", "sa and sb", "sa or sb", "sa and not f", "1 of s*", "not sa", "not (sa or f)", "sb or not f"]
+    detection = {**parts, "condition": draw(st.sampled_from([*conditions, "all of them", "(sa or sb) and not f"]))}
+    return rule_text(msgspec.json.encode(detection).decode(), rule_id=str(draw(st.uuids())))
+
+
+EVENTS = st.fixed_dictionaries(
+    {name: TEXT.map("".join) for name in FIELDS} | {"ProcessId": st.integers(0, 3), "ImageMemfd": st.booleans()}
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts=st.lists(rules(), min_size=1, max_size=6), events=st.lists(EVENTS, min_size=5, max_size=20))
+def test_the_index_never_changes_a_result(texts: list[str], events: list[dict[str, Any]]) -> None:
+    ruleset = build(*texts)
+    assert all("is also that of" in line for line in ruleset.refused)
+    indexed, plain = Engine(ruleset), Engine(ruleset, prefilter=False)
+    for event in events:
+        what = activity("process_creation", event)
+        assert indexed.match(what) == plain.match(what), event
+    assert indexed.hits == plain.hits
+    assert not indexed.errors
+    assert not indexed.index_errors
+
+
+MANY = [
+    rule_text("s:\n  CommandLine|contains: [stratum+tcp, xmrig]\n  Image|endswith: /miner\ncondition: s"),
+    rule_text("s:\n  CommandLine|re: '(a+)+$'\nt:\n  CommandLine: 'x*y*z*w?'\ncondition: 1 of them"),
+    rule_text("s:\n  ParentImage|contains: needle\ncondition: s"),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=300), repeat=st.integers(1, 20))
+def test_no_text_raises(text: str, repeat: int) -> None:
+    ruleset = build(*MANY)
+    engine, plain = Engine(ruleset), Engine(ruleset, prefilter=False)
+    event = activity("process_creation", dict.fromkeys(FIELDS, text * repeat))
+    assert engine.match(event) == plain.match(event)
+    assert not engine.errors
+    assert not engine.index_errors
+
+
+@pytest.mark.parametrize("text", ["a" * 4096 + "!", "x" * 2048 + "y" * 2048, "\ud800stratum+tcp", "\0" * 4096])
+def test_hostile_text_gives_an_answer_and_no_error(text: str) -> None:
+    engine = Engine(build(*MANY))
+    event = activity("process_creation", {"CommandLine": text, "Image": "/miner", "ParentImage": text})
+    assert [r.title for r in engine.match(event)] == (["a rule"] if "stratum" in text else [])
+    assert not engine.errors
+
+
+def test_an_index_remembers_a_bounded_amount_of_text() -> None:
+    index = runtime.FieldIndex(names={"x": 1}, literals={"needle": 2})
+    for number in range(3000):
+        assert index[f"/{number}{'-' * 400}"] == 0
+        assert sum(map(len, index)) <= runtime.REMEMBERED_CHARACTERS
+    assert index["/opt/NEEDLE/x"] == 3
+
+
+def test_a_rule_that_raises_is_counted_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    ruleset = build(*[rule_text("s:\n  Image: /x\ncondition: s") for _ in range(3)])
+    broken = msgspec.structs.replace(
+        ruleset,
+        source=ruleset.source.replace("def rule_1(a):", "def rule_1(a):\n    raise ValueError('x')\n\ndef _(a):"),
+    )
+    engine = Engine(broken)
+    event = activity("process_creation", {"Image": "/x"})
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            assert engine.match(event) == (ruleset.rules[0], ruleset.rules[2])
+    assert engine.errors == {ruleset.rules[1].id: 5}
+    assert len(caplog.records) == 1
+    assert engine.hits == {ruleset.rules[0].id: 5, ruleset.rules[1].id: 0, ruleset.rules[2].id: 5}
+
+
+def test_an_index_that_raises_loses_no_match() -> None:
+    ruleset = build(rule_text("s:\n  Image: /x\ncondition: s"))
+    source = ruleset.source.replace(
+        "def candidates_process_creation(a):", "def candidates_process_creation(a):\n    1/0"
+    )
+    engine = Engine(msgspec.structs.replace(ruleset, source=source))
+    assert engine.match(activity("process_creation", {"Image": "/x"})) == ruleset.rules
+    assert engine.index_errors == 1
+
+
+def test_rules_that_cannot_be_indexed_are_named_and_still_match() -> None:
+    ruleset = build(
+        rule_text("s:\n  ProcessId|gt: 5\ncondition: s", rule_id="00000000-0000-4000-8000-000000000001"),
+        rule_text("s:\n  Image: /x\n  ProcessId|gt: 5\ncondition: s"),
+    )
+    assert ruleset.unindexed == ("00000000-0000-4000-8000-000000000001",)
+    engine = Engine(ruleset)
+    assert len(engine.match(activity("process_creation", {"ProcessId": 6}))) == 1
+    assert len(engine.match(activity("process_creation", {"ProcessId": 6, "Image": "/X"}))) == 2
+
+
+def test_what_no_category_covers_matches_nothing() -> None:
+    change = SandboxChange(1, 0, 0, 0, "born", 1, "n", "c", "/p", 1, "none", 0, None)
+    engine = Engine(build(*MANY))
+    assert engine.match(change) == ()
+    assert engine.match(activity("device_access", {"Image": "/miner"})) == ()
+
+
+def test_rules_come_in_the_order_they_were_loaded() -> None:
+    ruleset = build(*[rule_text(f"s:\n  Image|startswith: /{'x' * (9 - i)}\ncondition: s") for i in range(9)])
+    assert Engine(ruleset).match(activity("process_creation", {"Image": "/" + "x" * 9})) == ruleset.rules

@@ -1,0 +1,177 @@
+"""Loading: the child, the cache and what may be wrong with it, keep-going."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sensor.errors import RuleError
+from sensor.rules import ruleset
+from sensor.rules.engine import Engine
+from sensor.rules.ruleset import CACHE_FILE, load
+from sensor.rules.testing import activity
+from tests.rules.helpers import rule_text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rules = tmp_path / "rules" / "sub"
+    rules.mkdir(parents=True)
+    (rules / "one.yml").write_text(rule_text("s:\n  Image: /x\ncondition: s"))
+    (rules / "one.events.yaml").write_text("match: []\n")
+    (rules / "one.events.yml").write_text("nonsense: [\n")
+    (rules / "README.md").write_text("no rule")
+    (rules.parent / "two.yaml").write_text(rule_text("s:\n  Image: /y\ncondition: s"))
+    return rules.parent
+
+
+@pytest.fixture
+def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever the child runs."""
+    calls: list[int] = []
+    real = ruleset._compiled
+
+    def counted(files: list[Path]) -> ruleset.Ruleset:
+        calls.append(len(files))
+        return real(files)
+
+    monkeypatch.setattr(ruleset, "_compiled", counted)
+    return calls
+
+
+def break_one(folder: Path) -> Path:
+    path = folder / "broken.yml"
+    path.write_text(rule_text("s:\n  Nope: /x\ncondition: s"))
+    return path
+
+
+def test_rules_of_all_folders_are_loaded_and_examples_are_not_rules(folder: Path, tmp_path: Path) -> None:
+    loaded = load([folder], tmp_path / "cache")
+    assert [Path(rule.file).name for rule in loaded.rules] == ["one.yml", "two.yaml"]
+    assert Engine(loaded).match(activity("process_creation", {"Image": "/y"})) == (loaded.rules[1],)
+
+
+def test_the_cache_spares_the_child_until_something_changes(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    cache = tmp_path / "new" / "cache"
+    first = load([folder], cache)
+    assert load([folder], cache) == first
+    assert len(compiles) == 1
+    assert stat.S_IMODE((cache / CACHE_FILE).stat().st_mode) == 0o600
+    assert os.listdir(cache) == [CACHE_FILE]
+    (folder / "two.yaml").write_text(rule_text("s:\n  Image: /z\ncondition: s"))
+    changed = load([folder], cache)
+    assert len(compiles) == 2
+    assert Engine(changed).match(activity("process_creation", {"Image": "/z"}))
+
+
+@pytest.mark.parametrize("damage", ["bit", "short", "empty", "garbage", "mode", "link", "folder", "fifo", "type"])
+def test_a_cache_that_cannot_be_trusted_is_not_used(
+    folder: Path, tmp_path: Path, compiles: list[int], damage: str
+) -> None:
+    load([folder], tmp_path)
+    cache = tmp_path / CACHE_FILE
+    content = cache.read_bytes()
+    evil = content.replace(b"/y", b"/e")
+    assert evil != content
+    if damage in {"bit", "short", "empty", "garbage"}:
+        cache.write_bytes({"bit": evil, "short": content[:-9], "empty": b"", "garbage": b"\0" * 99}[damage])
+    elif damage == "mode":
+        cache.chmod(0o640)
+    else:
+        cache.unlink()
+        if damage == "link":
+            (tmp_path / "other").write_bytes(content)
+            (tmp_path / "other").chmod(0o600)
+            cache.symlink_to("other")
+        elif damage == "folder":
+            cache.mkdir()
+        elif damage == "fifo":
+            os.mkfifo(cache, 0o600)
+        else:
+            key, payload = content.split(b"\n")[0], b'{"rules": 5}'
+            cache.write_bytes(b"\n".join((key, hashlib.sha256(payload).hexdigest().encode(), payload)))
+            cache.chmod(0o600)
+    loaded = load([folder], tmp_path)
+    assert len(compiles) == 2
+    assert Engine(loaded).match(activity("process_creation", {"Image": "/y"}))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root")
+def test_a_cache_of_another_user_is_not_used(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    load([folder], tmp_path)
+    os.chown(tmp_path / CACHE_FILE, 65534, 65534)
+    load([folder], tmp_path)
+    assert len(compiles) == 2
+    assert (tmp_path / CACHE_FILE).stat().st_uid == 0
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert len(load([folder], tmp_path / "file").rules) == 2
+    assert "cannot keep compiled rules" in caplog.text
+    assert len(load([folder], None).rules) == 2
+
+
+def test_broken_rules_stop_the_load_and_each_is_named(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    path = break_one(folder)
+    (folder / "worse.yml").write_text("a: [\n")
+    for _ in range(2):
+        with pytest.raises(RuleError) as caught:
+            load([folder], tmp_path)
+        first, second = str(caught.value).split("\n")
+        assert first == f"{path}:9: process_creation has no field 'Nope'"
+        assert second.startswith(f"{folder / 'worse.yml'}:2: YAML: ")
+    assert len(compiles) == 1
+
+
+def test_keep_going_loads_the_others_and_lists_the_broken(folder: Path, tmp_path: Path) -> None:
+    path = break_one(folder)
+    loaded = load([folder], tmp_path, keep_going=True)
+    assert len(loaded.rules) == 2
+    assert loaded.refused == (f"{path}:9: process_creation has no field 'Nope'",)
+    assert load([folder], tmp_path, keep_going=True) == loaded
+
+
+def test_no_rules_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="no rule files there"):
+        load([tmp_path], None)
+    with pytest.raises(RuleError, match=r"none\.yml:1: cannot be read: No such file"):
+        load([tmp_path / "none.yml"], None)
+
+
+def test_a_child_that_dies_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuleError, match="compiler ended with status 1"):
+        load([folder], None)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(RuleError, match=r"compiler failed: .*No such file"):
+        load([folder], None)
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 1), (["--keep-going"], 0)])
+def test_the_command_itself(folder: Path, tmp_path: Path, flags: list[str], status: int) -> None:
+    path = break_one(folder)
+    command = [sys.executable, "-m", "sensor.rules.sigma", *flags, "--output", str(tmp_path / "out"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stderr == f"{path}:9: process_creation has no field 'Nope'\n"
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+
+
+def test_the_core_never_imports_what_the_child_needs(folder: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from sensor.rules.engine import Engine; from sensor.rules.ruleset import load\n"
+        f"Engine(load([{str(folder)!r}], {str(tmp_path)!r}))\n"
+        "heavy = {'sigma', 'yaml', 'pyparsing', 'jinja2', 'requests', 'asyncio', 'click', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,1 @@
+"""Kernel records → activities: who did it, in which sandbox, called what."""

@@ -1,0 +1,107 @@
+"""What known processes do: exit, connect, open devices."""
+
+from __future__ import annotations
+
+from sensor.enrich.addresses import Addresses
+from sensor.enrich.clock import Timeline
+from sensor.enrich.devices import BLOCK, access_text, class_name, prior_name, verdict_name
+from sensor.enrich.fields import Common, Where, common
+from sensor.enrich.processes import ProcessTable
+from sensor.enrich.sandboxes.registry import Registry
+from sensor.enrich.text import Raw, replaced
+from sensor.enrich.users import Users
+from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessTermination
+from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag
+
+_REPEAT = int(Flag.REPEAT)
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # IPPROTO_*
+_ACCESS = tuple(access_text(bits) for bits in range(8))
+
+# Protocol; whether the sandbox began it; address, port, IPv6, host name, unix path, loopback, private
+_Destination = tuple[str, bool, str, int, bool, str, str, bool, bool]
+
+
+class Actions:
+    def __init__(self, sandboxes: Registry, processes: ProcessTable, users: Users, timeline: Timeline) -> None:
+        self.addresses = Addresses()
+        self._sandboxes = sandboxes
+        self._processes = processes
+        self._users = users
+        self._timeline = timeline
+
+    def exit(self, r: Exit, generation: int, position: int) -> ProcessTermination:
+        process = self._processes.exited(r)
+        where = self._where(r, generation, position)
+        fields = common(where, process, process.user if process is not None else "")
+        return ProcessTermination(*fields, (r.exit_code >> 8) & 0xFF, r.exit_code & 0x7F)
+
+    def connect(self, r: Connect, generation: int, position: int) -> NetworkConnection:
+        to = self.addresses.get(r.family, r.address)
+        protocol = _PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}"
+        destination = (protocol, True, to.text, r.port, to.is_ipv6, "", "", to.is_loopback, to.is_private)
+        return _connection(r, self._of_actor(r, generation, position, None), destination, r.cookie)
+
+    def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
+        path, added = unix_path(r.target)
+        destination = ("unix", True, "", 0, False, "", path, True, True)
+        return _connection(r, self._of_actor(r, generation, position, added), destination, 0)
+
+    def device(self, r: DeviceAttempt, generation: int, position: int) -> DeviceAccess:
+        return DeviceAccess(
+            *self._of_actor(r, generation, position, None),
+            class_name(r.device_class),
+            "block" if r.kind == BLOCK else "char",
+            r.major,
+            r.minor,
+            _ACCESS[r.access & 7],
+            r.granted != 0,
+            self._sandboxes.get(r.sandbox_id).gpu_granted,
+            verdict_name(r.verdict),
+            prior_name(r.prior),
+            r.count,
+            r.first_ns,
+            r.last_ns,
+            r.flags & _REPEAT != 0,
+        )
+
+    def _of_actor(self, r: Connect | ConnectUnix | DeviceAttempt, generation: int, position: int, added: Raw) -> Common:
+        process, before = self._processes.actor(r.tgid, r.exec_id, r.sandbox_id)
+        where = self._where(r, generation, position)
+        return common(where, process, self._users.name(r.uid), before=before, added=added)
+
+    def _where(self, r: Exit | Connect | ConnectUnix | DeviceAttempt, generation: int, position: int) -> Where:
+        t = r.time_ns
+        sandbox = self._sandboxes.get(r.sandbox_id)
+        utc = self._timeline.utc(t)
+        return (generation, position, utc, t, r.sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, r.tgid)
+
+
+def _connection(r: Connect | ConnectUnix, fields: Common, to: _Destination, cookie: int) -> NetworkConnection:
+    return NetworkConnection(
+        *fields,
+        *to,
+        "",
+        0,
+        verdict_name(r.verdict),
+        r.count,
+        r.first_ns,
+        r.last_ns,
+        r.flags & _REPEAT != 0,
+        cookie,
+        r.maker_tgid or r.tgid,
+    )
+
+
+def unix_path(target: bytes) -> tuple[str, Raw]:
+    """sun_path as ss(8) shows it: the NUL that begins an abstract name, and any further one, as `@`."""
+    if target[:1] != b"\0":
+        path = target.split(b"\0", 1)[0]
+        try:
+            return path.decode(), None
+        except UnicodeDecodeError:
+            return replaced(path, "DestinationPath", None)
+    shown = target.replace(b"\0", b"@")
+    try:
+        return shown.decode(), {"DestinationPath": target} if b"\0" in target[1:] else None
+    except UnicodeDecodeError:
+        return shown.decode(errors="replace"), {"DestinationPath": target}

@@ -1,0 +1,311 @@
+"""Records in, activities out. No record, however malformed, raises: what is unknown is counted, and
+what a process was is taken from the table, never from /proc, which by now may speak of another."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from sensor.config import Config
+from sensor.enrich import procfs
+from sensor.enrich.actions import Actions
+from sensor.enrich.clock import Clock, SystemClock, Timeline
+from sensor.enrich.existing import Existing, ExistingScan
+from sensor.enrich.outside import Outside
+from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, guid_of, shortened
+from sensor.enrich.sandboxes.named import HostFiles
+from sensor.enrich.sandboxes.registry import Registry, Sandbox
+from sensor.enrich.text import Raw, TextCache, command_line, image_path, invoked, marked_cut, replaced, walked_path
+from sensor.enrich.users import Users
+from sensor.events.activity import AnyActivity, ProcessCreation, SandboxChange
+from sensor.events.layouts import (
+    Cgroup,
+    Connect,
+    ConnectUnix,
+    DeviceAttempt,
+    Exec,
+    Exit,
+    File,
+    Flag,
+    Fork,
+    Move,
+    Type,
+)
+
+ENTRY_LINE_MAX = 1024
+# class_id of a birth or death that is not a tracked sandbox's (probes/include/common.h)
+WATCHED = 0xFFFFFFFF
+UNTRACKED = 0xFFFFFFFE
+
+_KILLED = int(Flag.KILLED)
+_PATHS_CUT = int(File.IMAGE_CUT | File.CWD_CUT)
+_IMAGE_CUT = int(File.IMAGE_CUT)
+_CWD_CUT = int(File.CWD_CUT)
+
+
+def _file_facts(flags: int) -> tuple[bool, bool, bool, bool, bool, bool]:
+    wanted = (File.DELETED, File.MEMFD, File.TMPFS, File.WRITABLE, File.SETID, File.ARGV_CUT)
+    deleted, memfd, tmpfs, writable, setid, cut = (bool(flags & bit) for bit in wanted)
+    return deleted, memfd, tmpfs, writable, setid, cut
+
+
+# Every combination of the nine flags, made once: an exec looks its six booleans up.
+_FILE_FACTS = tuple(_file_facts(flags) for flags in range(512))
+
+Result = AnyActivity | SandboxChange | None
+
+
+class Enricher:
+    """Keeps the processes and sandboxes of this host. `apply` for each record, in ring order.
+
+    `files` and `clock` are for tests; `cgroup_mount` is where cgroup2 is mounted."""
+
+    def __init__(
+        self, config: Config, cgroup_mount: str, clock: Clock | None = None, files: HostFiles | None = None
+    ) -> None:
+        self.sandboxes = Registry(config, cgroup_mount, files)
+        self.processes = ProcessTable(config.limits.processes)
+        self.users = Users()
+        self._mount = cgroup_mount.rstrip("/")
+        self._limit = config.limits.processes
+        self._timeline = Timeline(clock or SystemClock(), self.tick)
+        self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline)
+        self._counters: Counter[str] = Counter()
+        self._outside = Outside()
+        self._images = TextCache(image_path)
+        self._folders = TextCache(walked_path)
+        self._invoked = TextCache(invoked)
+        # Bound once: an exec must cost few look-ups.
+        self._find_image = self._images.find
+        self._find_folder = self._folders.find
+        self._find_invoked = self._invoked.find
+        self._by_id = self.sandboxes.by_id
+        self._current = self.processes.current
+        self._user_names = self.users.known
+        self._handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
+            Exec: self._exec,
+            Fork: self._fork,
+            Exit: self._actions.exit,
+            Cgroup: self._cgroup,
+            Move: self._move,
+            Connect: self._actions.connect,
+            ConnectUnix: self._actions.connect_unix,
+            DeviceAttempt: self._actions.device,
+        }
+
+    def apply(self, record: Struct, generation: int, position: int) -> Result:
+        """What a record of sensor/events/layouts.py means. None where it only changes state."""
+        handler = self._handlers.get(type(record))
+        if handler is None:
+            self._counters["records_unknown"] += 1
+            return None
+        return handler(record, generation, position)
+
+    def discover(self, generation: int, position: int) -> list[SandboxChange]:
+        """The sandboxes that exist and were not known: at start, or after a reload of the
+        configuration. Positions count up from `position`."""
+        utc_ns, monotonic_ns = self._timeline.now()
+        return [
+            self._change("found", sandbox, (generation, position + index, utc_ns, monotonic_ns), sandbox.id, 0)
+            for index, sandbox in enumerate(self.sandboxes.scan())
+        ]
+
+    def scan(self, existing: Iterable[Sandbox], generation: int, position: int) -> Existing:
+        """What is in these sandboxes already: processes, flows, listeners, open devices."""
+        utc_ns, monotonic_ns = self._timeline.now()
+        scan = ExistingScan(self.processes, self.users, self._actions.addresses, self._mount, self._limit)
+        return scan.run(list(existing), (generation, position, utc_ns, monotonic_ns))
+
+    def tick(self) -> None:
+        """Everything that is not any event's business; called every few seconds of record time, and by
+        the daemon where no records come."""
+        self.users.refresh()
+        self.sandboxes.retry_names()
+        for sandbox_id in self.sandboxes.forgotten():
+            self.processes.forget(sandbox_id)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What could not be known or kept, by reason."""
+        impossible = Counter({"times_impossible": self._timeline.impossible})
+        return self._counters + self.sandboxes.counters + self.processes.counters + impossible
+
+    # Processes.
+
+    def _exec(self, r: Exec, generation: int, position: int) -> ProcessCreation:
+        t = r.time_ns
+        time = self._timeline
+        utc = t + time.offset if time.start <= t < time.end else time.utc(t)
+        sandbox_id = r.sandbox_id
+        sandbox = self._by_id.get(sandbox_id) or self.sandboxes.get(sandbox_id)
+        tgid = r.tgid
+        process = self._current.get(tgid)
+        if process is None or process.start_ns != r.start_ns:
+            process = self.processes.at_exec(r)
+        raw: Raw = None
+        flags = r.file_flags
+        image = self._find_image(r.image_path)
+        if image is None:
+            image, raw = self._images.convert(r.image_path, "Image", raw)
+        cwd = self._find_folder(r.cwd_path)
+        if cwd is None:
+            cwd, raw = self._folders.convert(r.cwd_path, "CurrentDirectory", raw)
+        if flags & _PATHS_CUT:
+            image = marked_cut(image) if flags & _IMAGE_CUT else image
+            cwd = marked_cut(cwd) if flags & _CWD_CUT else cwd
+        argv = r.argv
+        line, raw = command_line(argv, raw)
+        user = self._user_names.get(r.uid) or self.users.name(r.uid)
+
+        guid = process.guid
+        if not guid:
+            guid = process.guid = guid_of(tgid, r.start_ns)
+        self._run(process, r, image, line, raw)
+        process.cwd = cwd
+        process.user = user
+        entry = process.entry
+        if not entry.settled and entry.tgid == tgid:
+            entry.settled = True
+            entry.image = image
+            entry.command_line = line[:ENTRY_LINE_MAX]
+
+        told = self._find_invoked(r.filename)
+        if told is None:
+            told, raw = self._told(r.filename, raw)
+        parent = process.parent
+        if parent is None:
+            parent_tgid, parent_image, parent_line = self._parent_outside(process, r)
+        else:
+            parent_tgid, parent_image, parent_line = parent.tgid, parent.image, parent.command_line
+        deleted, memfd, tmpfs, writable, setid, cut = _FILE_FACTS[flags & 511]
+        return ProcessCreation(
+            generation,
+            position,
+            utc,
+            t,
+            sandbox_id,
+            sandbox.name,
+            sandbox.class_,
+            r.cgroup_id,
+            tgid,
+            guid,
+            image,
+            line,
+            cwd,
+            user,
+            parent_tgid,
+            parent_image,
+            parent_line,
+            entry.image,
+            entry.command_line,
+            False,
+            raw,
+            argv,
+            told,
+            r.uid,
+            r.euid,
+            r.device,
+            r.inode,
+            deleted,
+            memfd,
+            tmpfs,
+            writable,
+            setid,
+            cut,
+            r.pid_ns,
+            r.mnt_ns,
+            r.net_ns,
+            r.user_ns,
+            r.flags & _KILLED != 0,
+        )
+
+    def _run(self, process: Process, r: Exec, image: str, line: str, raw: Raw) -> None:
+        """Note the program that the process runs now, and for late repeats the one before."""
+        if process.image:
+            if process.long_bytes:
+                process.before = (process.exec_id, process.image, shortened(process.command_line), None)
+            else:
+                process.before = (process.exec_id, process.image, process.command_line, process.raw)
+        process.exec_id = r.exec_id
+        process.cgroup_id = r.cgroup_id
+        process.image = image
+        process.command_line = line
+        process.raw = raw
+        process.executed_inside = True
+        size = len(r.argv) + len(r.image_path) + len(r.cwd_path)
+        if size > SHORT_BYTES or process.long_bytes:
+            self.processes.weigh(process, size)
+
+    def _told(self, filename: bytes, raw: Raw) -> tuple[str, Raw]:
+        """ImageInvoked. The process keeps its own `raw`, so what is added goes into a copy."""
+        told, added = self._invoked.convert(filename, "ImageInvoked", None)
+        return told, {**(raw or {}), **added} if added else raw
+
+    def _parent_outside(self, process: Process, r: Exec) -> tuple[int, str, str]:
+        if not process.parent_tgid:
+            process.parent_tgid = r.parent_tgid
+        if not process.parent_image and process.parent_tgid == r.parent_tgid:
+            process.parent_image = self._outside.image(r.parent_tgid, r.parent_start_ns)
+        return process.parent_tgid, process.parent_image, ""
+
+    def _fork(self, r: Fork, _generation: int, _position: int) -> None:
+        child = self.processes.forked(r)
+        if child is not None and child.parent is None and not r.parent_sandbox_id:
+            child.image = child.parent_image = self._outside.image(r.parent_tgid, r.parent_start_ns)
+            child.entry.image = child.image
+
+    # Sandboxes.
+
+    def _cgroup(self, r: Cgroup, generation: int, position: int) -> SandboxChange | None:
+        if r.class_id == WATCHED or (r.sandbox_id and r.sandbox_id != r.cgroup_id):
+            return None
+        if r.class_id == UNTRACKED:
+            self._counters["births_untracked"] += 1
+        born = r.type == Type.CGROUP_BIRTH
+        if born:
+            path = os.fsdecode(r.path.split(b"\0", 1)[0])
+            sandbox = self.sandboxes.born(r.cgroup_id, path, r.time_ns)
+        else:
+            sandbox = self.sandboxes.ended(r.cgroup_id, r.time_ns)
+        if sandbox is None:
+            return None
+        when = (generation, position, self._timeline.utc(r.time_ns), r.time_ns)
+        return self._change("born" if born else "ended", sandbox, when, r.cgroup_id, r.tgid)
+
+    def _move(self, r: Move, generation: int, position: int) -> SandboxChange:
+        process = self.processes.moved(r)
+        if not r.previous_sandbox_id and not process.image and not process.parent_tgid:
+            self._brought_along(process)
+        left = bool(r.previous_sandbox_id) and r.destination_sandbox_id != r.sandbox_id
+        when = (generation, position, self._timeline.utc(r.time_ns), r.time_ns)
+        return self._change("left" if left else "entered", self.sandboxes.get(r.sandbox_id), when, r.cgroup_id, r.tgid)
+
+    def _brought_along(self, process: Process) -> None:
+        """The image of one that just moved in: the host's program, until it executes another."""
+        status = procfs.read_stat(process.tgid)
+        if status is None or procfs.start_ticks(status.start_ns) != procfs.start_ticks(process.start_ns):
+            return
+        process.image = process.entry.image = self._outside.image(process.tgid, process.start_ns)
+        above = procfs.read_stat(status.parent_tgid)
+        if above is not None:
+            process.parent_tgid = above.tgid
+            process.parent_image = self._outside.image(above.tgid, above.start_ns)
+
+    def _change(
+        self, change: str, sandbox: Sandbox, when: tuple[int, int, int, int], cgroup_id: int, tgid: int
+    ) -> SandboxChange:
+        raw: Raw = None
+        path = sandbox.path
+        if not path.isascii():
+            encoded = os.fsencode(path)
+            try:
+                path = encoded.decode()
+            except UnicodeDecodeError:
+                path, raw = replaced(encoded, "CgroupPath", raw)
+        return SandboxChange(
+            *when, change, sandbox.id, sandbox.name, sandbox.class_, path, cgroup_id, sandbox.runtime, tgid, raw
+        )

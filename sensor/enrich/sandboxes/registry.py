@@ -1,0 +1,191 @@
+"""The sandboxes of this host, by cgroup id: found at start, born and ended as the kernel tells.
+
+A nested cgroup is its outermost sandbox's business, so that a container in a container cannot hide
+behind a name of its own. An ended sandbox keeps its name for a while: repeats and exits come later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+from msgspec import Struct
+
+from sensor.config import GPU_CLASSES, Config, SandboxClass
+from sensor.enrich.sandboxes import containerd, crio, docker, kubernetes, pinfold, podman, systemd
+from sensor.enrich.sandboxes.cgroupfs import CgroupPaths
+from sensor.enrich.sandboxes.named import HostFiles, Named, guessed
+from sensor.enrich.sandboxes.patterns import compile_pattern, expand, outermost, split
+
+ENDED_KEPT = 256
+STRANGERS_KEPT = 256
+RETRIES_MAX = 8
+RETRY_AT_ONCE = 4
+PATH_MAX = 4096
+
+_RUNTIMES = (docker, containerd, crio, podman, systemd)
+
+
+class Sandbox(Struct, gc=False, eq=False):
+    """`id` is the cgroup's; `path` below the cgroup2 mount; times CLOCK_MONOTONIC, 0 for unknown."""
+
+    id: int
+    path: str
+    class_: str
+    name: str
+    runtime: str
+    labels: dict[str, str]
+    born_ns: int
+    gpu_granted: bool
+    granted: tuple[str, ...]  # device classes
+    certain: bool  # the name is the runtime's, not made from the path
+    ended_ns: int = 0
+    retries: int = 0
+
+
+class Registry:
+    """`by_id` also has ended ones; `get` answers for any id."""
+
+    def __init__(self, config: Config, mount: str, files: HostFiles | None = None) -> None:
+        self.counters: Counter[str] = Counter()
+        self.by_id: dict[int, Sandbox] = {}
+        self._ended: dict[int, None] = {}
+        self._strangers: dict[int, Sandbox] = {}
+        self._unnamed: dict[int, None] = {}
+        self._forgotten: list[int] = []
+        self._config = config
+        self._mount = mount.rstrip("/")
+        self._files = files or HostFiles()
+        self._files.counters = self.counters
+        self._paths = CgroupPaths(mount)
+        self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+
+    def __len__(self) -> int:
+        return len(self.by_id) - len(self._ended)
+
+    def live(self) -> list[Sandbox]:
+        return [sandbox for sandbox in self.by_id.values() if not sandbox.ended_ns]
+
+    def get(self, sandbox_id: int) -> Sandbox:
+        """The sandbox; for an id never heard of, what the hierarchy says now, or one named by its id."""
+        return self.by_id.get(sandbox_id) or self._strangers.get(sandbox_id) or self._stranger(sandbox_id)
+
+    def outermost(self, path: str) -> str | None:
+        """The path of the sandbox that a cgroup is or lies in, if any."""
+        match = outermost(self._patterns, path)
+        return match[0] if match else None
+
+    def scan(self) -> list[Sandbox]:
+        """Those that exist and are not known yet."""
+        found = []
+        for pattern in self._patterns:
+            for path in expand(self._mount, pattern):
+                try:
+                    cgroup_id = os.stat(f"{self._mount}/{path}").st_ino
+                except OSError:
+                    continue
+                if cgroup_id not in self.by_id and self.outermost(path) == path:
+                    sandbox = self._add(cgroup_id, path, 0)
+                    if sandbox is not None:
+                        found.append(sandbox)
+        return found
+
+    def born(self, cgroup_id: int, path: str, time_ns: int) -> Sandbox | None:
+        """A sandbox whose birth the kernel told; None where it was known, or is nobody's.
+
+        A record holds a bounded piece of the path, shorter than a pod's often is: the hierarchy is
+        asked for the whole, and the piece serves where the cgroup is gone already."""
+        known = self.by_id.get(cgroup_id)
+        if known is not None and not known.ended_ns:
+            return None
+        return self._add(cgroup_id, self._paths.path(cgroup_id) or path, time_ns)
+
+    def ended(self, cgroup_id: int, time_ns: int) -> Sandbox | None:
+        sandbox = self.by_id.get(cgroup_id)
+        if sandbox is None or sandbox.ended_ns:
+            return None
+        sandbox.ended_ns = time_ns or 1
+        self._unnamed.pop(cgroup_id, None)
+        self._ended[cgroup_id] = None
+        if len(self._ended) > ENDED_KEPT:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            del self.by_id[oldest]
+            self._forgotten.append(oldest)
+        return sandbox
+
+    def forgotten(self) -> list[int]:
+        """Ids of ended sandboxes dropped since the last call."""
+        dropped, self._forgotten = self._forgotten, []
+        return dropped
+
+    def retry_names(self) -> None:
+        """Ask again for a few names that were not to be had at birth; cheap where there are none."""
+        for cgroup_id in list(self._unnamed)[:RETRY_AT_ONCE]:
+            del self._unnamed[cgroup_id]
+            sandbox = self.by_id.get(cgroup_id)
+            if sandbox is None or sandbox.ended_ns:
+                continue
+            sandbox.retries += 1
+            self._take_name(sandbox, self._name(sandbox.path))
+            if not sandbox.certain and sandbox.retries < RETRIES_MAX:
+                self._unnamed[cgroup_id] = None
+
+    def _add(self, cgroup_id: int, path: str, time_ns: int) -> Sandbox | None:
+        path = path.strip("/")[:PATH_MAX]
+        match = outermost(self._patterns, path)
+        if match is not None and match[0] != path:
+            self.counters["nested_births"] += 1
+            return None
+        if match is None:
+            self.counters["births_without_pattern"] += 1
+        self._strangers.pop(cgroup_id, None)
+        self._ended.pop(cgroup_id, None)
+        sandbox = self._make(cgroup_id, path, match[1] if match else "default", time_ns)
+        if len(self) >= self._config.limits.sandboxes:
+            self.counters["sandboxes_overflow"] += 1
+            return sandbox
+        self.by_id[cgroup_id] = sandbox
+        if not sandbox.certain:
+            self._unnamed[cgroup_id] = None
+        return sandbox
+
+    def _make(self, cgroup_id: int, path: str, class_: str, time_ns: int) -> Sandbox:
+        settings = self._config.classes.get(class_) or SandboxClass()
+        gpu = not GPU_CLASSES.isdisjoint(settings.granted_devices)
+        sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, gpu, settings.granted_devices, False)
+        self._take_name(sandbox, self._name(path) if path else guessed("none", f"cgroup-{cgroup_id}"))
+        return sandbox
+
+    def _stranger(self, cgroup_id: int) -> Sandbox:
+        """An id whose birth was lost, or that no sandbox ever had."""
+        self.counters["sandboxes_unknown"] += 1
+        path = self._paths.path(cgroup_id) or ""
+        if path and self.outermost(path) == path.strip("/"):
+            added = self._add(cgroup_id, path, 0)
+            if added is not None:
+                return added
+        if len(self._strangers) >= STRANGERS_KEPT:
+            self._strangers.clear()
+        stranger = self._strangers[cgroup_id] = self._make(cgroup_id, path, "default", 0)
+        return stranger
+
+    def _name(self, path: str) -> Named:
+        components = split(path)
+        if not components:
+            return guessed("none", "/")
+        found = pinfold.recognise(components, self._config.instance)
+        if found is None:
+            found = kubernetes.recognise(components, self._files, self._mount)
+        for runtime in _RUNTIMES if found is None else ():
+            found = runtime.recognise(components, self._files)
+            if found is not None:
+                break
+        # A path of its own needs no runtime to confirm it.
+        return found or Named("none", guessed("none", path).name, True, {})
+
+    def _take_name(self, sandbox: Sandbox, name: Named) -> None:
+        sandbox.name = name.name
+        sandbox.runtime = name.runtime
+        sandbox.labels = name.labels
+        sandbox.certain = name.certain

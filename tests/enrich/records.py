@@ -1,0 +1,118 @@
+"""Records as the kernel would send them, with only what a test cares about written out."""
+
+from __future__ import annotations
+
+from sensor.events.layouts import Cgroup, Connect, ConnectUnix, DeviceAttempt, Exec, Exit, Fork, Move, Type
+
+BOX = 7001
+OTHER_BOX = 7002
+START = 5_000_000_123  # not a whole clock tick: as the kernel says it
+
+
+def walk(path: str) -> bytes:
+    """`/usr/bin/ls` as the probe walks it: leaf first, each component ended by NUL."""
+    return b"".join(part.encode() + b"\0" for part in reversed(path.strip("/").split("/")) if part)
+
+
+def exec_(
+    tgid: int,
+    start_ns: int,
+    argv: bytes = b"true\0",
+    image: str = "/usr/bin/true",
+    *,
+    parent: tuple[int, int] = (1, 1),
+    sandbox: int = BOX,
+    time_ns: int = 10**10,
+    flags: int = 0,
+    file_flags: int = 0,
+    filename: bytes = b"true\0",
+    image_path: bytes | None = None,
+    cwd_path: bytes = b"work\0home\0",
+    uid: int = 0,
+) -> Exec:
+    return Exec(
+        Type.EXEC, flags, 400, time_ns, sandbox, sandbox, tgid, tgid, time_ns,
+        start_ns, parent[1], 42, len(argv), parent[0], uid, uid, uid, 0x800001, 0o100755, file_flags,
+        101, 102, 103, 104, 105, argv, filename, walk(image) if image_path is None else image_path, cwd_path,
+    )  # fmt: skip
+
+
+def fork(
+    tgid: int, start_ns: int, parent: tuple[int, int], *, sandbox: int = BOX, time_ns: int = 9 * 10**9, came: int = 0
+) -> Fork:
+    parent_sandbox = 0 if came else sandbox
+    return Fork(
+        Type.FORK,
+        0,
+        88,
+        time_ns,
+        sandbox,
+        sandbox,
+        tgid,
+        tgid,
+        time_ns,
+        start_ns,
+        parent[1],
+        1,
+        parent_sandbox,
+        parent[0],
+    )
+
+
+def exit_(
+    tgid: int, start_ns: int, code: int = 0, *, sandbox: int = BOX, exec_id: int = 10**10, time_ns: int = 11 * 10**9
+) -> Exit:
+    return Exit(Type.EXIT, 0, 64, time_ns, sandbox, sandbox, tgid, tgid, exec_id, start_ns, code)
+
+
+def connect(
+    tgid: int,
+    address: bytes,
+    *,
+    family: int = 2,
+    port: int = 443,
+    protocol: int = 6,
+    verdict: int = 0,
+    sandbox: int = BOX,
+    exec_id: int = 10**10,
+    flags: int = 0,
+    count: int = 1,
+    maker: int = 0,
+) -> Connect:
+    return Connect(
+        Type.CONNECT, flags, 128, 12 * 10**9, sandbox, sandbox, tgid, tgid, exec_id,
+        0, 0, 77, count, 11 * 10**9, 12 * 10**9, maker, 0, family, port, protocol, verdict, 0, address.ljust(16, b"\0"),
+    )  # fmt: skip
+
+
+def connect_unix(tgid: int, target: bytes, *, sandbox: int = BOX, exec_id: int = 10**10) -> ConnectUnix:
+    return ConnectUnix(
+        Type.CONNECT_UNIX, 0, 104 + len(target), 12 * 10**9, sandbox, sandbox, tgid, tgid, exec_id,
+        0, 0, 1, 12 * 10**9, 12 * 10**9, 0, 0, 0, target,
+    )  # fmt: skip
+
+
+def device(
+    tgid: int, major: int, minor: int, class_: int, *, kind: int = 2, access: int = 6, verdict: int = 2, prior: int = 0
+) -> DeviceAttempt:
+    return DeviceAttempt(
+        Type.DEVICE, 0, 96, 12 * 10**9, BOX, BOX, tgid, tgid, 10**10,
+        1, 12 * 10**9, 12 * 10**9, major, minor, 0, kind, access, class_, 0, verdict, prior,
+    )  # fmt: skip
+
+
+def birth(
+    cgroup_id: int, path: bytes, *, sandbox: int | None = None, class_id: int = 0, time_ns: int = 10**9
+) -> Cgroup:
+    owner = cgroup_id if sandbox is None else sandbox
+    return Cgroup(Type.CGROUP_BIRTH, 0, 224, time_ns, owner, cgroup_id, 55, 55, 0, 1, class_id, path)
+
+
+def death(cgroup_id: int, path: bytes, *, time_ns: int = 20 * 10**9) -> Cgroup:
+    return Cgroup(Type.CGROUP_DEATH, 0, 224, time_ns, cgroup_id, cgroup_id, 55, 55, 0, 0, 0, path)
+
+
+def move(tgid: int, start_ns: int, *, previous: int, destination: int, sandbox: int = BOX, cgroup: int = BOX) -> Move:
+    return Move(
+        Type.CGROUP_MOVE, 0, 80, 13 * 10**9, sandbox, cgroup, tgid, tgid, 0, start_ns, previous, destination, 66
+    )

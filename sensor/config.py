@@ -5,6 +5,7 @@ whatever is wrong in it. packaging/pinfold.yaml is the commented example, and wh
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -116,6 +117,12 @@ def complete(config: Config) -> Config:
     if all(pattern.path != own for pattern in patterns):
         patterns = (*patterns, SandboxPattern(own))
     return replace(config, classes={"default": SandboxClass()} | config.classes, sandboxes=patterns)
+
+
+def rule_paths(config: Config) -> tuple[str, ...]:
+    """Where the rules are: as configured, else those that come with pinfold."""
+    shipped = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "rules")
+    return config.rules.paths or (shipped,)
 
 
 def problems(config: Config) -> Iterator[Problem]:

@@ -1,0 +1,66 @@
+"""The command line's root, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from sensor.cli.arming import arm, disarm
+from sensor.cli.demo import demo
+from sensor.cli.doctor import doctor
+from sensor.cli.escape import escape
+from sensor.cli.events import events
+from sensor.cli.rules import rules
+from sensor.cli.run import run
+from sensor.cli.sandbox import sandbox
+from sensor.errors import PinfoldError
+
+HOST, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done; 1 this host or the sensor cannot do it; 2 wrong usage or configuration; "
+    "130 interrupted.",
+)
+@click.version_option(package_name="pinfold", message="%(prog)s %(version)s")
+def cli() -> None:
+    """pinfold watches the sandboxes of AI agents from the kernel."""
+
+
+for command in (run, demo, events, doctor, sandbox, rules, disarm, arm):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status. No traceback for what an operator can mend."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding must not raise
+    try:
+        status = cli.main(arguments, prog_name="pinfold", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as why:
+        why.show()
+        return USAGE if isinstance(why, click.UsageError) else HOST
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes at exit once more, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return HOST
+    except PinfoldError as why:
+        complain(str(why))
+        return why.exit_status
+    except OSError as why:
+        complain(f"{why.filename}: {why.strerror}" if why.filename is not None else str(why.strerror or why))
+        return HOST
+    return status if isinstance(status, int) else 0
+
+
+def complain(text: str) -> None:
+    for line in text.splitlines() or ["failed, without a reason"]:
+        click.echo(f"pinfold: {escape(line)}", err=True)

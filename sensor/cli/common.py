@@ -1,0 +1,57 @@
+"""What several commands share: the configuration, tables, JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sensor.cli.escape import escape, escape_json
+
+if TYPE_CHECKING:
+    from sensor.config import Config
+
+DEFAULT_CONFIG = "/etc/pinfold/pinfold.yaml"
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    envvar="PINFOLD_CONFIG",
+    help=f"The configuration. Without it {DEFAULT_CONFIG} or, where there is none, the defaults.",
+)
+
+
+def config_file(path: str | None) -> str | None:
+    """The file to read, or None for the defaults."""
+    return path or (DEFAULT_CONFIG if os.path.lexists(DEFAULT_CONFIG) else None)
+
+
+def settings(path: str | None) -> Config:
+    from sensor.config import Config, complete, load  # noqa: PLC0415
+
+    file = config_file(path)
+    return load(file) if file is not None else complete(Config())
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """On stdout, escaped, folded to the terminal's width: nothing is left out."""
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        grid.add_column(heading, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(escape(cell)) for cell in row))  # a Text: no markup is looked for in it
+    Console(highlight=False).print(grid)
+
+
+def json_line(value: Any) -> None:
+    import orjson  # noqa: PLC0415
+
+    click.echo(escape_json(orjson.dumps(value, default=str).decode()))

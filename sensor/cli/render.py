@@ -1,0 +1,156 @@
+"""A record of the log as one line for people: time, sandbox, mark, what.
+
+A record is read as it comes: a log that somebody damaged must still be shown.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from sensor.cli.escape import escape, fit
+
+_TIME, _SANDBOX, _MARK = 12, 14, 8  # columns
+_COLOURS = {
+    "critical": "bright_red",
+    "high": "red",
+    "medium": "yellow",
+    "low": "cyan",
+    "info": "cyan",
+    "kill": "magenta",
+    "exec": "green",
+    "connect": "blue",
+    "device": "blue",
+    "notice": "yellow",
+}
+_CATEGORIES = {
+    "process_creation": "exec",
+    "network_connection": "connect",
+    "device_access": "device",
+    "process_termination": "exit",
+}
+
+Record = dict[str, Any]
+
+
+def compact(record: Record, width: int | None, colours: bool) -> str:
+    """At most `width` columns; None: as long as it is."""
+    mark, what = _mark(record), escape(_what(record))
+    time = escape(_text(record, "time")[11:23]).ljust(_TIME)
+    sandbox = fit(escape(_text(record, "SandboxName") or "-"), _SANDBOX)
+    head = f"{time} {_padded(sandbox, _SANDBOX)} "
+    label = _padded(fit(escape(mark), _MARK), _MARK)
+    if width is not None:
+        what = fit(what, max(width - _TIME - _SANDBOX - _MARK - 3, 8))
+    if colours:
+        bold = record.get("kind") == "detection"
+        colour = _COLOURS.get(mark.lower())
+        label = click.style(label, fg=colour, bold=bold)
+        what = click.style(what, bold=True) if bold else what
+        head = click.style(head, dim=True)
+    return f"{head}{label} {what}"
+
+
+def colours_wanted(terminal: bool) -> bool:
+    """https://no-color.org: any value but the empty one turns them off."""
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _padded(text: str, width: int) -> str:
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    return text + " " * (width - cell_len(text))
+
+
+def _mark(record: Record) -> str:
+    kind = record.get("kind")
+    if kind == "detection":
+        return "INFO" if level(record) == "informational" else level(record).upper()
+    if kind == "response":
+        action = _text(record, "action")
+        return "kill" if action.startswith("kill") else action
+    if kind == "sandbox":
+        return _text(record, "change")
+    return _CATEGORIES.get(_text(record, "category"), _text(record, "kind"))
+
+
+def level(record: Record) -> str:
+    rule = record.get("rule")
+    return _text(rule, "level") if isinstance(rule, dict) else ""
+
+
+def _what(record: Record) -> str:
+    kind = record.get("kind")
+    if kind == "detection":
+        rule = record.get("rule")
+        return f"{_text(rule, 'title') if isinstance(rule, dict) else '?'}: {_subject(record)}"
+    if kind == "response":
+        return _response(record)
+    if kind == "sandbox":
+        return f"{_text(record, 'CgroupPath')} ({_text(record, 'SandboxClass')})"
+    if kind == "notice":
+        fields = record.get("fields")
+        named = " ".join(f"{name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
+        return f"{_text(record, 'text')} {named}".rstrip()
+    return _subject(record)
+
+
+def _subject(record: Record) -> str:
+    category = record.get("category")
+    if category == "network_connection":
+        return f"{_program(record)} {_direction(record)} {_destination(record)}{_outcome(record)}"
+    if category == "device_access":
+        numbers = f"{_text(record, 'DeviceMajor')}:{_text(record, 'DeviceMinor')}"
+        access = f"{_text(record, 'DeviceClass')} {numbers} {_text(record, 'Access')}"
+        return f"{_program(record)} opens {access}{_outcome(record)}"
+    if category == "process_termination":
+        signal = record.get("ExitSignal")
+        return f"{_program(record)} {f'signal {signal}' if signal else 'status ' + _text(record, 'ExitCode')}"
+    facts = (("Killed", "[killed] "), ("ImageMemfd", "[memfd] "), ("ImageDeleted", "[deleted] "))
+    return "".join(shown for name, shown in facts if record.get(name)) + (
+        _text(record, "CommandLine") or _text(record, "Image")
+    )
+
+
+def _program(record: Record) -> str:
+    return _text(record, "Image").rpartition("/")[2] or "?"
+
+
+def _direction(record: Record) -> str:
+    return "accepts" if record.get("Initiated") is False else "→"
+
+
+def _destination(record: Record) -> str:
+    if record.get("Protocol") == "unix":
+        return f"unix {_text(record, 'DestinationPath')}"
+    address = _text(record, "DestinationIp")
+    shown = f"[{address}]" if ":" in address else address
+    name = _text(record, "DestinationHostname")
+    return f"{_text(record, 'Protocol')} {shown}:{_text(record, 'DestinationPort')}{f' ({name})' if name else ''}"
+
+
+def _outcome(record: Record) -> str:
+    verdict, count = _text(record, "Verdict"), record.get("Count")
+    times = f" ×{count}" if isinstance(count, int) and count > 1 else ""
+    return ("" if verdict == "allowed" else f" {verdict}") + times
+
+
+def _response(record: Record) -> str:
+    targets = record.get("targets")
+    number = len(targets) if isinstance(targets, list) else 0
+    latency = record.get("latency_ns")
+    shown = [f"{_text(record, 'action')}: {_text(record, 'outcome')}"]
+    if number:
+        shown.append(f"{number} process{'es' if number > 1 else ''}")
+    if isinstance(latency, int) and latency > 0:
+        shown.append(f"after {latency / 1e6:.1f} ms")
+    if reason := _text(record, "reason"):
+        shown.append(reason)
+    return ", ".join(shown)
+
+
+def _text(record: Record, name: str) -> str:
+    value = record.get(name)
+    return "" if value is None else str(value)

@@ -1,0 +1,86 @@
+"""`pinfold rules list` and `pinfold rules check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from sensor.cli.common import config_option, json_line, settings, table
+from sensor.cli.escape import escape
+
+if TYPE_CHECKING:
+    from sensor.rules.testing import Result
+
+paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
+
+
+@click.group()
+def rules() -> None:
+    """The detection rules."""
+
+
+@rules.command("list")
+@config_option
+@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@paths_argument
+def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
+    """List the rules: those in PATHs, else those of the configuration.
+
+    Broken ones are named on stderr, as FILE:LINE: reason; then the exit status is 1.
+    """
+    from msgspec.structs import asdict  # noqa: PLC0415
+
+    from sensor.rules.ruleset import load  # noqa: PLC0415
+
+    ruleset = load(_where(config_path, paths), None, keep_going=True)
+    if output == "json":
+        for rule in ruleset.rules:
+            json_line(asdict(rule))
+    else:
+        table(
+            ("Level", "Status", "Category", "Title", "Tags"),
+            ((rule.level, rule.status, rule.category, rule.title, " ".join(rule.tags)) for rule in ruleset.rules),
+        )
+    return _say(ruleset.refused)
+
+
+@rules.command()
+@config_option
+@paths_argument
+def check(config_path: str | None, paths: tuple[str, ...]) -> int:
+    """Load the rules and run the examples beside them.
+
+    Names what is broken as FILE:LINE: reason, and what fails as FILE: example: reason; then the exit status is 1.
+    """
+    from sensor.rules.ruleset import load  # noqa: PLC0415
+    from sensor.rules.testing import run_examples  # noqa: PLC0415
+
+    where = _where(config_path, paths)
+    ruleset = load(where, None, keep_going=True)
+    if ruleset.refused:
+        return _say(ruleset.refused)  # examples run over whole rule sets only
+    results = run_examples(where)
+    failed = [result for result in results if not result.ok]
+    click.echo(f"{len(ruleset.rules)} rules, {len(results)} examples, {len(failed)} failed")
+    return _say(_failures(failed))
+
+
+def _failures(failed: Iterable[Result]) -> Iterable[str]:
+    for result in failed:
+        yield f"{result.file}: {result.example or result.rule_title}: {result.reason}"
+
+
+def _where(config_path: str | None, paths: tuple[str, ...]) -> tuple[str, ...]:
+    from sensor.config import rule_paths  # noqa: PLC0415
+
+    return paths or rule_paths(settings(config_path))
+
+
+def _say(lines: Iterable[str]) -> int:
+    status = 0
+    for line in lines:
+        click.echo(escape(line), err=True)
+        status = 1
+    return status

@@ -28,6 +28,8 @@ _EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIHHHH")
 _CGROUP = PackedStruct("<HHIQQQIIQQIH2x")
 _START = 10_000_000_000_000  # CLOCK_MONOTONIC of the first record
 _BETWEEN = 10_000  # nanoseconds between two records
+_PARENTS, _PARENT_COUNT = 1000, 64  # tgids
+_CHILDREN, _CHILD_COUNT = 10_000, 20_000
 
 
 class Command(Struct, frozen=True):
@@ -69,6 +71,11 @@ class Stream:
         )  # fmt: skip
         return framed(fixed + path)
 
+    def parents(self) -> bytes:
+        """Those who execute everything else: real parents are known, too."""
+        shells = (self._exec(self._templates[0], _PARENTS + number, number) for number in range(_PARENT_COUNT))
+        return b"".join(map(framed, shells))
+
     def area(self, count: int) -> bytes:
         return b"".join(framed(record) for record in self._records(count))
 
@@ -76,25 +83,31 @@ class Stream:
         templates = self._templates
         for number in range(self._next, self._next + count):
             self._time_ns += _BETWEEN
-            yield self._record(templates[number % len(templates)], number)
+            # Pids come round again, each time with a start time of its own.
+            yield self._exec(templates[number % len(templates)], _CHILDREN + number % _CHILD_COUNT, number)
         self._next += count
 
-    def _record(self, template: _Template, number: int) -> bytes:
+    def _exec(self, template: _Template, tgid: int, number: int) -> bytes:
         variant = self._used[template.argv]
         self._used[template.argv] += 1
         argv = _varied(template, variant)
-        tgid = 10_000 + number % 20_000  # pids come round again, each with a start time of its own
-        parent = 1000 + number % 64
+        child = tgid >= _CHILDREN
+        now = self._time_ns if child else _START
+        start = now - 300_000 if child else _started(tgid)
+        parent = _PARENTS + number % _PARENT_COUNT if child else 1
         tails = (argv, template.filename, template.image_path, template.cwd_path)
         size = _EXEC.size + sum(map(len, tails))
-        now = self._time_ns
         fixed = _EXEC.pack(
             layouts.Type.EXEC, 0, size, now, SANDBOX_ID, SANDBOX_ID, tgid, tgid, now,
-            now - 300_000, _START - 1_000_000 + parent, 0x20000 + number % 600, len(argv), parent, 1000, 1000, 1000,
+            start, _started(parent), 0x20000 + number % 600, len(argv), parent, 1000, 1000, 1000,
             0x800001, 0o100755, 0, 0xEFFFFFFC, 0xF0000000, 0xF0000001, 0xEFFFFFFD, 0xEFFFFFFB,
             *map(len, tails),
         )  # fmt: skip
         return b"".join((fixed, *tails))
+
+
+def _started(parent: int) -> int:
+    return _START - 1_000_000 + parent
 
 
 def framed(record: bytes) -> bytes:

@@ -36,13 +36,13 @@ class Plan(Struct, frozen=True):
     events: int = 1_000_000  # before memory is read
     sandboxes: int = 100
     starts: int = 7
-    records: int = 200_000  # through the pipeline, each repetition
-    repetitions: int = 7
+    records: int = 60_000  # through the pipeline, each repetition
+    repetitions: int = 15
 
 
 QUICK = Plan(
     rounds=5, seconds=0.2, storm_seconds=1.5, storms=1, kills=60, events=50_000, sandboxes=20, starts=3,
-    records=40_000, repetitions=3,
+    records=20_000, repetitions=3,
 )  # fmt: skip
 
 

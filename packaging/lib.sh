@@ -43,23 +43,31 @@ apt_update() {
   say "apt-get update failed; trying with the package lists that are here"
 }
 
+POLICY=/usr/sbin/policy-rc.d
+POLICY_KEPT=$POLICY.before-pinfold
+POLICY_MARK="# pinfold's, while it installs packages; removed afterwards"
+
 # without_services COMMAND… : runs it while Debian's policy-rc.d forbids to start services, since
-# openssh-server and prometheus would otherwise listen on this host. The policy is mounted over the
-# host's own in a mount namespace of this command alone: killed at any moment, nothing has changed.
+# openssh-server and prometheus would otherwise listen on this host. The host's own policy is put
+# aside and back; killed in between, the next installation puts it back.
 without_services() {
-  local policy=/usr/sbin/policy-rc.d guard made="" status=0
-  guard=$(mktemp)
-  printf '#!/bin/sh\nexit 101\n' >"$guard"
-  chmod 755 "$guard"
-  # The mount needs a file to sit on. An empty one without the x bit is what no policy means.
-  [ -e "$policy" ] || { made=$policy && (umask 022 && : >"$policy"); }
-  # shellcheck disable=SC2016  # the inner shell expands them
-  unshare --mount --propagation private sh -c 'mount --bind "$0" "$1" && shift 1 && exec "$@"' \
-    "$guard" "$policy" "$@" || status=$?
-  rm -f -- "$guard"
-  # Only what is still as it was made here.
-  [ -z "$made" ] || [ -s "$made" ] || rm -f -- "$made"
+  local status=0
+  restore_policy
+  trap restore_policy EXIT
+  [ ! -e "$POLICY" ] || mv -- "$POLICY" "$POLICY_KEPT"
+  printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY"
+  chmod 755 "$POLICY"
+  "$@" || status=$?
+  restore_policy
+  trap - EXIT
   return "$status"
+}
+
+restore_policy() {
+  if [ -e "$POLICY" ] && ! grep -qxF "$POLICY_MARK" "$POLICY"; then
+    return 0 # another's, made since
+  fi
+  if [ -e "$POLICY_KEPT" ]; then mv -f -- "$POLICY_KEPT" "$POLICY"; else rm -f -- "$POLICY"; fi
 }
 
 # install_packages NAME… : those that are missing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -74,25 +75,41 @@ def test_nothing_is_installed_twice() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_services_do_not_start_while_packages_are_installed() -> None:
-    """Also where the command fails; the host's own policy is what it was before."""
-    before = POLICY.read_bytes() if POLICY.exists() else None
-    done = shell(f"without_services sh -c '{POLICY} ssh start; echo $?; exit 7' || echo status $?")
-    assert done.stdout.split() == ["101", "status", "7"]
-    assert (POLICY.read_bytes() if POLICY.exists() else None) == before
+OWN_POLICY = "#!/bin/sh\nexit 104\n"
+GUARDED = f"without_services sh -c '{POLICY} ssh start; echo $?; exit 7' || echo status $?"
 
 
-def test_a_policy_file_is_not_left_where_none_was(tmp_path: Path) -> None:
-    """In a mount namespace of the test's own, /usr/sbin has no policy-rc.d to begin with."""
-    code = f"""
-      . "{PACKAGING}/lib.sh"; set -eu
-      mkdir {tmp_path}/upper {tmp_path}/work
+def beside_the_host(tmp_path: Path, code: str) -> list[str]:
+    """`code` after packaging/lib.sh, with /usr/sbin an overlay in a mount namespace of its own: its words."""
+    before = f"""
+      mkdir -p {tmp_path}/upper {tmp_path}/work
       mount -t overlay none -o lowerdir=/usr/sbin,upperdir={tmp_path}/upper,workdir={tmp_path}/work /usr/sbin
-      rm -f {POLICY}
-      without_services sh -c '{POLICY}; echo $?'
-      test ! -e {POLICY} && echo gone"""
-    done = subprocess.run(["unshare", "--mount", "bash", "-c", code], check=False, capture_output=True, text=True)
-    assert done.stdout.split() == ["101", "gone"], done.stderr
+      rm -f {POLICY}; set -euo pipefail; . "{PACKAGING}/lib.sh"; """
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", before + code], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_services_do_not_start_while_packages_are_installed(tmp_path: Path) -> None:
+    assert beside_the_host(tmp_path, f"{GUARDED}; test ! -e {POLICY}; echo gone") == ["101", "status", "7", "gone"]
+
+
+def test_the_hosts_own_policy_stays(tmp_path: Path) -> None:
+    made = f"printf '{OWN_POLICY}' >{POLICY}; chmod 700 {POLICY}"
+    said = beside_the_host(tmp_path, f"{made}; {GUARDED}; stat -c %a {POLICY}; {POLICY} || echo $?; ls {POLICY}*")
+    assert said == ["101", "status", "7", "700", "104", str(POLICY)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_hosts_own_policy_comes_back_after_a_kill(tmp_path: Path, number: signal.Signals) -> None:
+    """Of the installing shell, amid the installation; after SIGKILL by the next installation."""
+    made = f"printf '{OWN_POLICY}' >{POLICY}; chmod 700 {POLICY}"
+    killed = f"bash -c '. {PACKAGING}/lib.sh; without_services sh -c \"kill -{number.value} \\$PPID\"' || true"
+    healed = "restore_policy" if number is signal.SIGKILL else "true"
+    said = beside_the_host(tmp_path, f"{made}; {killed}; {healed}; {POLICY} || echo $?; ls {POLICY}*")
+    assert said == ["104", str(POLICY)]
 
 
 def test_installers_wait_for_each_other() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct as PackedStruct
 
@@ -23,13 +22,10 @@ SANDBOX_ID = 0xBE9C
 RING_HEADER = PackedStruct("<II")  # length, page offset: struct bpf_ringbuf_hdr
 _ALPHABET = (string.digits + string.ascii_letters).encode()
 _EXCHANGED = 5  # letters and digits of each command line, counted from its end
-# struct pf_exec, with the lengths of its four tails; the layout test pins it to the C header.
-_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIHHHH")
-_CGROUP = PackedStruct("<HHIQQQIIQQIH2x")
 _START = 10_000_000_000_000  # CLOCK_MONOTONIC of the first record
 _BETWEEN = 10_000  # nanoseconds between two records
 _PARENTS, _PARENT_COUNT = 1000, 64  # tgids
-_CHILDREN, _CHILD_COUNT = 10_000, 20_000
+_CHILDREN, _CHILD_COUNT = 10_000, 60_000
 
 
 class Command(Struct, frozen=True):
@@ -54,8 +50,43 @@ def commands() -> list[Command]:
     return [msgspec.json.decode(line, type=Command) for line in lines]
 
 
+class _Layout(Struct, frozen=True):
+    """How to write what a reader of sensor.events.layouts reads."""
+
+    packed: PackedStruct
+    members: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+def _layout(packed: PackedStruct, record: type[Struct], *tails: str) -> _Layout:
+    return _Layout(packed, tuple(name for name in record.__struct_fields__ if name not in tails), tails)
+
+
+_EXEC = _layout(layouts._PF_EXEC, layouts.Exec, "argv", "filename", "image_path", "cwd_path")
+_FORK = _layout(layouts._PF_FORK, layouts.Fork)
+_EXIT = _layout(layouts._PF_EXIT, layouts.Exit)
+_CGROUP = _layout(layouts._PF_CGROUP, layouts.Cgroup, "path")
+# What an ordinary program of an ordinary user shows.
+_ORDINARY = {
+    "inode": 0x20000, "uid": 1000, "euid": 1000, "egid": 1000, "device": 0x800001, "mode": 0o100755,
+    "pid_ns": 0xEFFFFFFC, "mnt_ns": 0xF0000000, "net_ns": 0xF0000001, "user_ns": 0xEFFFFFFD, "cgroup_ns": 0xEFFFFFFB,
+}  # fmt: skip
+
+
+class Lives(Struct, frozen=True):
+    """A run of processes as three runs of ring bytes: their forks, their execs, their exits."""
+
+    forks: list[bytes]
+    execs: list[bytes]
+    exits: list[bytes]
+
+    def whole(self) -> bytes:
+        """Fork, exec, exit of one after the other, as a shell's work shows in the ring."""
+        return b"".join(record for life in zip(self.forks, self.execs, self.exits, strict=True) for record in life)
+
+
 class Stream:
-    """Execs without end. `area` gives the next ones as one run of ring bytes."""
+    """Processes without end, each of which executes once."""
 
     def __init__(self) -> None:
         self._templates = [_template(command) for command in commands()]
@@ -65,45 +96,81 @@ class Stream:
 
     def birth(self, path: bytes) -> bytes:
         """The record of the sandbox in which everything happens; `path` is the cgroup's, below the mount."""
-        size = layouts.READERS[layouts.Type.CGROUP_BIRTH][0] + len(path)
-        fixed = _CGROUP.pack(
-            layouts.Type.CGROUP_BIRTH, 0, size, _START - 1, SANDBOX_ID, SANDBOX_ID, 1, 1, 1, 1, 0, len(path)
-        )  # fmt: skip
-        return framed(fixed + path)
+        return framed(
+            _packed(_CGROUP, type=layouts.Type.CGROUP_BIRTH, time_ns=_START - 1, tgid=1, tid=1, parent_id=1, path=path)
+        )
 
     def parents(self) -> bytes:
-        """Those who execute everything else: real parents are known, too."""
-        shells = (self._exec(self._templates[0], _PARENTS + number, number) for number in range(_PARENT_COUNT))
+        """Those who fork everything else: real parents are known, too."""
+        shells = []
+        for number in range(_PARENT_COUNT):
+            tgid = _PARENTS + number
+            who = _Who(tgid, _started(tgid), 1, _started(1), _START)
+            shells.append(self._exec(self._templates[0], who))
         return b"".join(map(framed, shells))
 
-    def area(self, count: int) -> bytes:
-        return b"".join(framed(record) for record in self._records(count))
-
-    def _records(self, count: int) -> Iterator[bytes]:
-        templates = self._templates
+    def lives(self, count: int) -> Lives:
+        lives = Lives([], [], [])
         for number in range(self._next, self._next + count):
             self._time_ns += _BETWEEN
+            parent = _PARENTS + number % _PARENT_COUNT
             # Pids come round again, each time with a start time of its own.
-            yield self._exec(templates[number % len(templates)], _CHILDREN + number % _CHILD_COUNT, number)
+            who = _Who(
+                _CHILDREN + number % _CHILD_COUNT, self._time_ns - 300_000, parent, _started(parent), self._time_ns
+            )
+            lives.forks.append(framed(_fork(who)))
+            lives.execs.append(framed(self._exec(self._templates[number % len(self._templates)], who)))
+            lives.exits.append(framed(_exit(who)))
         self._next += count
+        return lives
 
-    def _exec(self, template: _Template, tgid: int, number: int) -> bytes:
+    def _exec(self, template: _Template, who: _Who) -> bytes:
         variant = self._used[template.argv]
         self._used[template.argv] += 1
         argv = _varied(template, variant)
-        child = tgid >= _CHILDREN
-        now = self._time_ns if child else _START
-        start = now - 300_000 if child else _started(tgid)
-        parent = _PARENTS + number % _PARENT_COUNT if child else 1
-        tails = (argv, template.filename, template.image_path, template.cwd_path)
-        size = _EXEC.size + sum(map(len, tails))
-        fixed = _EXEC.pack(
-            layouts.Type.EXEC, 0, size, now, SANDBOX_ID, SANDBOX_ID, tgid, tgid, now,
-            start, _started(parent), 0x20000 + number % 600, len(argv), parent, 1000, 1000, 1000,
-            0x800001, 0o100755, 0, 0xEFFFFFFC, 0xF0000000, 0xF0000001, 0xEFFFFFFD, 0xEFFFFFFB,
-            *map(len, tails),
-        )  # fmt: skip
-        return b"".join((fixed, *tails))
+        return _packed(
+            _EXEC,
+            **_process(who, layouts.Type.EXEC, who.exec_ns),
+            argv=argv,
+            argv_bytes=len(argv),
+            filename=template.filename,
+            image_path=template.image_path,
+            cwd_path=template.cwd_path,
+            **_ORDINARY,
+        )
+
+
+class _Who(Struct, frozen=True):
+    tgid: int
+    start_ns: int
+    parent_tgid: int
+    parent_start_ns: int
+    exec_ns: int
+
+
+def _fork(who: _Who) -> bytes:
+    return _packed(_FORK, **_process(who, layouts.Type.FORK, who.start_ns), parent_exec_id=_START)
+
+
+def _exit(who: _Who) -> bytes:
+    return _packed(_EXIT, **_process(who, layouts.Type.EXIT, who.exec_ns + 1000))
+
+
+def _process(who: _Who, kind: int, time_ns: int) -> dict[str, int]:
+    return {
+        "type": kind, "time_ns": time_ns, "tgid": who.tgid, "tid": who.tgid, "start_ns": who.start_ns,
+        "exec_id": who.start_ns if kind == layouts.Type.FORK else who.exec_ns,
+        "parent_tgid": who.parent_tgid, "parent_start_ns": who.parent_start_ns, "parent_sandbox_id": SANDBOX_ID,
+    }  # fmt: skip
+
+
+def _packed(layout: _Layout, **values: int | bytes) -> bytes:
+    """A record of the ring. Members that are not given are zero; `size` and the tails' lengths are computed."""
+    tails = [values[name] for name in layout.tails]
+    behind = b"".join(tail for tail in tails if isinstance(tail, bytes))
+    values |= {"size": layout.packed.size + len(behind), "sandbox_id": SANDBOX_ID, "cgroup_id": SANDBOX_ID}
+    lengths = [len(tail) for tail in tails if isinstance(tail, bytes)]
+    return layout.packed.pack(*(values.get(name, 0) for name in layout.members), *lengths) + behind
 
 
 def _started(parent: int) -> int:

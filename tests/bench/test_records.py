@@ -6,6 +6,10 @@ from sensor.events import layouts
 from tests.bench.records import RING_HEADER, SANDBOX_ID, Stream, commands, framed
 
 
+def execs(stream: Stream, count: int) -> bytes:
+    return b"".join(stream.lives(count).execs)
+
+
 def records(area: bytes) -> list[layouts.Exec]:
     found, at = [], 0
     while at < len(area):
@@ -19,7 +23,7 @@ def records(area: bytes) -> list[layouts.Exec]:
 
 def test_no_command_line_comes_twice_and_lengths_are_the_recorded_ones() -> None:
     stream = Stream()
-    first, second = records(stream.area(7000)), records(stream.area(5000))
+    first, second = records(execs(stream, 7000)), records(execs(stream, 5000))
     lines = [record.argv for record in (*first, *second)]
     assert len(set(lines)) == 12_000
     recorded = {sum(len(argument.encode()) + 1 for argument in command.argv) for command in commands()}
@@ -28,13 +32,26 @@ def test_no_command_line_comes_twice_and_lengths_are_the_recorded_ones() -> None
 
 
 def test_a_record_is_what_the_decoder_expects() -> None:
-    record = records(Stream().area(1))[0]
+    record = records(execs(Stream(), 1))[0]
     smallest, read = layouts.READERS[layouts.Type.EXEC]
     assert record.type == layouts.Type.EXEC
     assert record.size >= smallest
     assert record.sandbox_id == SANDBOX_ID
     assert record.image_path.endswith(b"\0")
     assert read is layouts.read_exec
+
+
+def test_a_life_is_one_process_from_fork_to_exit() -> None:
+    lives = Stream().lives(3)
+    fork = layouts.read_fork(lives.forks[1], RING_HEADER.size)
+    executed = layouts.read_exec(lives.execs[1], RING_HEADER.size)
+    ended = layouts.read_exit(lives.exits[1], RING_HEADER.size)
+    assert (fork.type, executed.type, ended.type) == (layouts.Type.FORK, layouts.Type.EXEC, layouts.Type.EXIT)
+    assert fork.tgid == executed.tgid == ended.tgid
+    assert fork.start_ns == executed.start_ns == ended.start_ns
+    assert (fork.parent_tgid, fork.parent_start_ns) == (executed.parent_tgid, executed.parent_start_ns)
+    assert fork.time_ns < executed.time_ns < ended.time_ns
+    assert lives.whole().startswith(lives.forks[0] + lives.execs[0] + lives.exits[0] + lives.forks[1])
 
 
 def test_the_birth_is_read_with_its_path() -> None:

@@ -82,12 +82,18 @@ install_packages() {
   without_services apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
     install --no-install-recommends "${missing[@]}" </dev/null >&2 ||
     die "apt-get could not install ${missing[*]}: see its messages above"
-  # The guard keeps a service from starting now; enabled, it would start at the next boot.
+  # The policy keeps a service from starting now; left enabled, it would start at the next boot.
   for unit in ssh:openssh-server prometheus:prometheus; do
-    case " ${missing[*]} " in
-    *" ${unit#*:} "*) ! command -v systemctl >/dev/null || systemctl --quiet disable "${unit%:*}.service" >&2 || true ;;
-    esac
+    case " ${missing[*]} " in *" ${unit#*:} "*) disable_service "${unit%:*}" ;; esac
   done
+}
+
+# As its package enabled it: for sysvinit, and for systemd whether that is installed or not. The helper
+# insists on a maintainer script's environment.
+disable_service() {
+  if ! { update-rc.d "$1" disable && DPKG_MAINTSCRIPT_PACKAGE=$1 deb-systemd-helper disable "$1.service"; } >&2; then
+    say "cannot disable the service $1, which was installed for its program alone: do so by hand"
+  fi
 }
 
 # Changes when the dependencies, the interpreter or the checkout's place do.
@@ -122,6 +128,13 @@ mount_kernel_filesystems() {
     die "cannot mount bpffs on /sys/fs/bpf: without it nothing can be pinned"
   grep -q ' tracefs ' /proc/mounts || mount -t tracefs -o mode=0700 tracefs /sys/kernel/tracing ||
     die "cannot mount tracefs on /sys/kernel/tracing: tracepoints cannot be attached without it"
+}
+
+# The commented example becomes this host's configuration where it has none.
+install_config() {
+  [ ! -e /etc/pinfold/pinfold.yaml ] || return 0
+  say "installing /etc/pinfold/pinfold.yaml"
+  install -D -m 0644 "$PINFOLD_TOP/packaging/pinfold.yaml" /etc/pinfold/pinfold.yaml
 }
 
 # One installer at a time; the lock goes with the process.

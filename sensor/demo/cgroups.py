@@ -11,15 +11,6 @@ from sensor.demo.undo import POLL_SECONDS
 EMPTY_SECONDS = 10.0
 
 
-def mount() -> Path:
-    """Where cgroup2 is mounted: /sys/fs/cgroup, or beside v1 controllers on a hybrid host (proc(5), mounts)."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == "cgroup2":
-            return Path(fields[1])
-    raise FileNotFoundError("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
-
-
 def remove(cgroup: Path) -> None:
     """Kill all that runs in it and below, and remove it; nothing where it is not there."""
     if not cgroup.is_dir():

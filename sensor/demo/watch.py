@@ -13,6 +13,7 @@ from sensor.demo import cgroups
 from sensor.demo.child import Child
 from sensor.demo.journal import Journal
 from sensor.demo.undo import Undo
+from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 
 READY_SECONDS = 60.0
 METRICS_BYTES = 4 * 1024 * 1024
@@ -47,12 +48,13 @@ class Sensor:
 
     def __init__(self, instance: str, folder: Path, undo: Undo) -> None:
         self._undo = undo
-        self.cgroup = cgroups.mount() / instance
+        self.cgroup = Path(find_cgroup2_mount()) / instance
         self.port = free_port()
         self.config = folder / "pinfold.yaml"
         self.config.write_text(CONFIG.format(instance=instance, folder=folder, port=self.port))
         undo.add(f"pins of {instance}", lambda: _remove_pins(instance))
         undo.add(f"cgroup {self.cgroup}", lambda: cgroups.remove(self.cgroup))
+        self.cgroup.mkdir()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notify:
             address = folder / "notify"
             notify.bind(str(address))

@@ -30,11 +30,37 @@ def exec_(
     cwd_path: bytes = b"work\0home\0",
     uid: int = 0,
 ) -> Exec:
-    return Exec(
-        Type.EXEC, flags, 400, time_ns, sandbox, sandbox, tgid, tgid, time_ns,
-        start_ns, parent[1], 42, len(argv), parent[0], uid, uid, uid, 0x800001, 0o100755, file_flags,
-        101, 102, 103, 104, 105, argv, filename, walk(image) if image_path is None else image_path, cwd_path,
-    )  # fmt: skip
+    said = {
+        "type": Type.EXEC,
+        "flags": flags,
+        "size": 400,
+        "time_ns": time_ns,
+        "sandbox_id": sandbox,
+        "cgroup_id": sandbox,
+        "tgid": tgid,
+        "tid": tgid,
+        "exec_id": time_ns,
+        "start_ns": start_ns,
+        "parent_start_ns": parent[1],
+        "parent_tgid": parent[0],
+        "inode": 42,
+        "device": 0x800001,
+        "mode": 0o100755,
+        "argv_bytes": len(argv),
+        "uid": uid,
+        "euid": uid,
+        "file_flags": file_flags,
+        "pid_ns": 101,
+        "mnt_ns": 102,
+        "net_ns": 103,
+        "user_ns": 104,
+        "argv": argv,
+        "filename": filename,
+        "image_path": walk(image) if image_path is None else image_path,
+        "cwd_path": cwd_path,
+    }
+    # Whatever else the layout has is zero.
+    return Exec(**(dict.fromkeys(Exec.__struct_fields__, 0) | said))  # type: ignore[arg-type]
 
 
 def fork(

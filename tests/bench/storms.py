@@ -76,11 +76,7 @@ def _connect(space: Workspace, watching: Sensor) -> tuple[int, str]:
     with space.cgroup(space.sandboxes / "storm") as box:
         report = space.run("connectstorm", "-P", WORKERS, "-t", space.plan.storm_seconds, cgroup=box)
         watching.settle(watching.log_size)
-    made = {
-        (f"127.{worker + 1}.{page // 250}.{page % 250 + 1}".encode(), FIRST_PORT + k % PORTS)
-        for worker, tally in enumerate(report["workers"])
-        for k, page in ((k, k // PORTS) for k in range(tally["done"] + tally["failed"]))
-    }
+    made = connects(report)
     seen: Counter[tuple[bytes, int]] = Counter()
     for line in watching.log_lines():
         if b'"category":"network_connection"' in line[:80] and (found := _CONNECT.search(line)):
@@ -88,6 +84,15 @@ def _connect(space: Workspace, watching: Sensor) -> tuple[int, str]:
     missing = len(made - seen.keys())
     doubled = sum(count - 1 for count in seen.values())
     return missing + doubled, _said(report, "connects", missing, doubled)
+
+
+def connects(report: dict[str, Any]) -> set[tuple[bytes, int]]:
+    """The address and port of every connect of a connectstorm."""
+    return {
+        (f"127.{worker + 1}.{page // 250}.{page % 250 + 1}".encode(), FIRST_PORT + k % PORTS)
+        for worker, tally in enumerate(report["workers"])
+        for k, page in ((k, k // PORTS) for k in range(tally["done"] + tally["failed"]))
+    }
 
 
 def _isolation(space: Workspace, watching: Sensor) -> tuple[int, str]:

@@ -1,9 +1,11 @@
 """What /proc says about processes that are not the sensor's own: bounded, and gone at any moment.
 
-Links and numbers cannot stall a reader; a command line can. It is read from the process's own memory,
-which a sandbox may have laid over a file system of its own that never answers (proc_pid_cmdline_read →
-access_remote_vm → a FUSE or userfaultfd page). So command lines are read by a child that can be killed.
-Descriptors are asked for their device number without asking their file system, for the same reason.
+Links and numbers cannot stall a reader; a command line can: it is read from the process's own memory
+(proc_pid_cmdline_read → access_remote_vm), whose lock the process may keep busy and whose pages it may
+have userfaultfd serve, or before 4.17 a FUSE file system (CVE-2018-1120). So command lines are read by a
+child that can be killed.
+Descriptors are asked for their device number without asking their file system, which
+may be the sandbox's own.
 """
 
 from __future__ import annotations
@@ -210,8 +212,7 @@ def _read_in_child(tgids: Sequence[int], found: dict[int, bytes]) -> int:
         return sum(1 for _ in _answers(reader, tgids, found))
     finally:
         os.close(reader)
-        # A child that is stuck in a page fault of FUSE's dies of this; one that a kernel bug holds
-        # beyond it is left for init, rather than waited for.
+        # One that not even this ends is left for init, rather than waited for.
         os.kill(child, signal.SIGKILL)
         _reap(child)
 

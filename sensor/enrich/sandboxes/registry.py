@@ -70,6 +70,18 @@ class Registry:
         """The sandbox; for an id never heard of, what the hierarchy says now, or one named by its id."""
         return self.by_id.get(sandbox_id) or self._strangers.get(sandbox_id) or self._stranger(sandbox_id)
 
+    def reconfigure(self, config: Config) -> None:
+        """Other patterns and classes. Known sandboxes take the class that they would be born with now."""
+        self._config = config
+        self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+        for sandbox in self.by_id.values():
+            match = outermost(self._patterns, sandbox.path)
+            if match is not None:
+                sandbox.class_ = match[1]
+            settings = config.classes.get(sandbox.class_) or SandboxClass()
+            sandbox.granted = settings.granted_devices
+            sandbox.gpu_granted = not GPU_CLASSES.isdisjoint(settings.granted_devices)
+
     def outermost(self, path: str) -> str | None:
         """The path of the sandbox that a cgroup is or lies in, if any."""
         match = outermost(self._patterns, path)

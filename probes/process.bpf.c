@@ -101,14 +101,14 @@ static __always_inline void read_namespaces(struct pf_exec *e, void *task, void 
 static __always_inline void read_file(struct pf_exec *e, void *file, void *dentry) {
   void *inode = 0, *super = 0, *name = 0, *parent = 0;
   u16 mode = 0;
-  u32 links = 0, owner = 0, group = 0;
+  u32 links = 0;
   u64 magic = 0;
   char prefix[8] = {};
   READ(inode, file, file, f_inode);
   READ(mode, inode, inode, i_mode);
   READ(links, inode, inode, i_nlink);
-  READ(owner, inode, inode, i_uid);
-  READ(group, inode, inode, i_gid);
+  READ(e->owner, inode, inode, i_uid);
+  READ(e->group, inode, inode, i_gid);
   READ(e->inode, inode, inode, i_ino);
   READ(super, inode, inode, i_sb);
   READ(e->device, super, super_block, s_dev);
@@ -126,7 +126,7 @@ static __always_inline void read_file(struct pf_exec *e, void *file, void *dentr
       e->file_flags |= PF_FILE_MEMFD;
   }
   /* By mode bits alone: capabilities, ACLs and supplementary groups are not looked at. */
-  if ((mode & 0002) || (owner == e->euid && (mode & 0200)) || (group == e->gid && (mode & 0020)))
+  if ((mode & 0002) || (e->owner == e->euid && (mode & 0200)) || (e->group == e->egid && (mode & 0020)))
     e->file_flags |= PF_FILE_WRITABLE;
   if (mode & 06000) e->file_flags |= PF_FILE_SETID;
 }
@@ -176,7 +176,7 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   READ(cred, task, task_struct, cred);
   READ(e->uid, cred, cred, uid);
   READ(e->euid, cred, cred, euid);
-  READ(e->gid, cred, cred, gid);
+  READ(e->egid, cred, cred, egid);
   read_namespaces(e, task, cred);
   READ(file, bprm, linux_binprm, file);
   bpf_probe_read_kernel(&dentry, sizeof(dentry), file + PF_AT_file__f_path + PF_AT_path__dentry);
@@ -297,14 +297,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   /* Two last threads that exit at once both see live == 0: who deletes the entry tells. */
   if (bpf_map_delete_elem(MAP(processes), &tgid) || !sandbox) return 0;
   __sync_fetch_and_add(&sandbox->processes, -1);
-  /* The status of the process is its group's when exit_group or a signal ended it. */
-  READ(e.exit_code, task, task_struct, exit_code);
-  u32 group_flags = 0, group_code = 0;
-  READ(group_flags, signal, signal_struct, flags);
-  if (group_flags & 4 /* SIGNAL_GROUP_EXIT */) {
-    READ(group_code, signal, signal_struct, group_exit_code);
-    e.exit_code = group_code;
-  }
+  READ(e.exit_code, task, task_struct, exit_code); /* exit_group gives every thread the same */
   send(c, sandbox, &e, sizeof(e), PF_PRIORITY_QUIET);
   if (sandbox->ended && sandbox->processes == 0) {
     u64 id = sandbox->id;

@@ -107,7 +107,7 @@ struct pf_exec {
   u32 parent_tgid;
   u32 uid;
   u32 euid;
-  u32 gid;
+  u32 egid;
   u32 device;            /* st_dev of the executable's filesystem, kernel encoding (major << 20 | minor) */
   u32 mode;              /* i_mode of the executable */
   u32 file_flags;        /* enum pf_file */
@@ -116,6 +116,8 @@ struct pf_exec {
   u32 net_ns;
   u32 user_ns;
   u32 cgroup_ns;
+  u32 owner;             /* of the executable */
+  u32 group;
   u16 argv_len;          /* NUL-separated, at most PF_ARGV_MAX bytes */
   u16 filename_len;      /* as invoked: what execve was given */
   u16 image_path_len;    /* the file that was mapped: for a script, its interpreter */

@@ -56,8 +56,8 @@ MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "user_namespace": ("ns",),
     "pid": ("level", "numbers"),
     "upid": ("ns",),
-    "cred": ("uid", "euid", "gid", "user_ns"),
-    "signal_struct": ("live", "flags", "group_exit_code"),
+    "cred": ("uid", "euid", "egid", "user_ns"),
+    "signal_struct": ("live",),
 }
 # Only where connect_unix can be hooked (6.7).
 UNIX_MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {"bpf_sock_addr_kern": ("uaddr", "uaddrlen")}

@@ -7,10 +7,13 @@ libbpf 1.x are used where they come, since errno itself may be stale.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import sys
 from ctypes.util import find_library
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from sensor.errors import HostError, RefusedError
 
@@ -194,6 +197,24 @@ def info(descriptor: int, size: int = 256) -> bytes:
     length = ctypes.c_uint32(size)
     _check(_lib.bpf_obj_get_info_by_fd(descriptor, buffer, ctypes.byref(length)), "asking about a BPF object")
     return buffer.raw[: length.value]
+
+
+def map_entries(descriptor: int) -> int:
+    """struct bpf_map_info: type, id, key_size, value_size, max_entries, …"""
+    return int.from_bytes(info(descriptor)[16:20], sys.byteorder)
+
+
+def probe_load(kind: int, instructions: Any, count: int, options: Any) -> int:
+    """1 if the kernel loads the program, 0 if it says EINVAL or the like, below 0 where it may be a matter
+    of rights or memory. `options` is a struct bpf_prog_load_opts."""
+    result = _lib.bpf_prog_load(
+        kind, b"pinfold_probe", b"GPL", instructions, ctypes.c_size_t(count), ctypes.byref(options)
+    )
+    if result >= 0:
+        os.close(result)
+        return 1
+    code = -result if result < -1 else ctypes.get_errno()
+    return -code if code in (errno.EPERM, errno.ENOMEM, errno.EAGAIN) else 0
 
 
 def probe_program(kind: int) -> int:

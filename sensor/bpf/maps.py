@@ -12,7 +12,7 @@ from sensor.bpf.libbpf import MapType
 from sensor.bpf.state import SIZES
 from sensor.events.layouts import Loss
 
-EXEC_SCRATCH = 8 + 136 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
+EXEC_SCRATCH = 8 + 144 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
 CLASSES = 64

@@ -87,7 +87,7 @@ class Loss(IntEnum):
 
 
 class Exec(Struct, frozen=True, gc=False):
-    """A `struct pf_exec`: 136 bytes, then its tails."""
+    """A `struct pf_exec`: 144 bytes, then its tails."""
 
     type: int
     flags: int
@@ -105,7 +105,7 @@ class Exec(Struct, frozen=True, gc=False):
     parent_tgid: int
     uid: int
     euid: int
-    gid: int
+    egid: int
     device: int
     mode: int
     file_flags: int
@@ -114,13 +114,15 @@ class Exec(Struct, frozen=True, gc=False):
     net_ns: int
     user_ns: int
     cgroup_ns: int
+    owner: int
+    group: int
     argv: bytes
     filename: bytes
     image_path: bytes
     cwd_path: bytes
 
 
-_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIHHHH")
+_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIHHHH")
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
@@ -141,7 +143,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         parent_tgid,
         uid,
         euid,
-        gid,
+        egid,
         device,
         mode,
         file_flags,
@@ -150,12 +152,14 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         net_ns,
         user_ns,
         cgroup_ns,
+        owner,
+        group,
         argv_len,
         filename_len,
         image_path_len,
         cwd_path_len,
     ) = _PF_EXEC.unpack_from(buffer, at)
-    a0 = at + 136
+    a0 = at + 144
     a1 = a0 + argv_len
     a2 = a1 + filename_len
     a3 = a2 + image_path_len
@@ -179,7 +183,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         parent_tgid,
         uid,
         euid,
-        gid,
+        egid,
         device,
         mode,
         file_flags,
@@ -188,6 +192,8 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         net_ns,
         user_ns,
         cgroup_ns,
+        owner,
+        group,
         bytes(buffer[a0:a1]),
         bytes(buffer[a1:a2]),
         bytes(buffer[a2:a3]),
@@ -469,7 +475,7 @@ HEADER_SIZE = 48
 
 # Record type → (smallest size, reader).
 READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
-    1: (136, read_exec),
+    1: (144, read_exec),
     2: (88, read_fork),
     3: (64, read_exit),
     16: (64, read_cgroup),

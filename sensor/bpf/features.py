@@ -1,0 +1,176 @@
+"""What this kernel offers, found by trying: supported, unsupported, or inconclusive. Versions are never
+compared, since distributions backport."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from enum import IntEnum
+
+from msgspec import Struct
+
+from sensor.bpf import libbpf
+from sensor.bpf.btf import VMLINUX, Btf
+from sensor.bpf.libbpf import AttachType, MapType, ProgType
+from sensor.errors import BtfError
+
+
+class Helper(IntEnum):
+    """include/uapi/linux/bpf.h"""
+
+    SK_STORAGE_GET = 107
+    SEND_SIGNAL = 109
+    PROBE_READ_KERNEL = 113
+    RINGBUF_OUTPUT = 130
+    RINGBUF_QUERY = 134
+    GET_CURRENT_PID_TGID = 14
+    GET_CURRENT_CGROUP_ID = 80
+    GET_RETVAL = 186
+
+
+class Feature(Struct, frozen=True):
+    """`required`: pinfold does not start without it."""
+
+    name: str
+    state: str  # supported, unsupported, inconclusive
+    detail: str
+    lost_without: str
+    remedy: str
+    required: bool = False
+
+
+def _state(result: int) -> str:
+    return "supported" if result > 0 else "unsupported" if result == 0 else "inconclusive"
+
+
+def _attach_type(kind: ProgType, attach: AttachType) -> int:
+    """Whether the kernel loads a program that returns 1 for this place. It is never attached."""
+    instructions = (ctypes.c_uint64 * 2)(0x00000001000000B7, 0x95)  # r0 = 1; exit
+    options = (ctypes.c_uint64 * 16)()
+    options[0] = ctypes.sizeof(options)
+    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, …
+    options[1] = int(attach) << 32 | 1
+    return libbpf.probe_load(int(kind), instructions, 2, options)
+
+
+def connect_unix() -> str:
+    """6.7 ("bpf: Add bpf_sock_addr hooks for unix sockets"); the path is read from bpf_sock_addr_kern."""
+    state = _attach_type(ProgType.CGROUP_SOCK_ADDR, AttachType.UNIX_CONNECT)
+    if state > 0:
+        try:
+            Btf().offset("bpf_sock_addr_kern", "uaddr")
+        except BtfError:
+            return "unsupported"
+    return _state(state)
+
+
+def get_retval() -> str:
+    return _state(libbpf.probe_helper(ProgType.CGROUP_DEVICE, Helper.GET_RETVAL))
+
+
+def chosen() -> tuple[str, ...]:
+    """The optional features that the probes are compiled with."""
+    found = (("connect_unix", connect_unix()), ("get_retval", get_retval()))
+    return tuple(name for name, state in found if state == "supported")
+
+
+def _lsm() -> tuple[str, str]:
+    """BPF-LSM programs load and never fire unless `bpf` is among the active modules: read the list."""
+    try:
+        with open("/sys/kernel/security/lsm", encoding="ascii") as active:
+            names = active.read().strip().split(",")
+    except OSError:
+        return "unsupported", "no /sys/kernel/security/lsm"
+    return ("supported" if "bpf" in names else "unsupported"), ",".join(names)
+
+
+def report() -> list[Feature]:
+    """For `pinfold doctor`."""
+    upgrade = "boot a newer kernel (Debian 12's 6.1 has it)"
+    found = [
+        Feature(
+            "BTF",
+            "supported" if VMLINUX.exists() else "unsupported",
+            str(VMLINUX),
+            "everything: the probes' offsets come from it",
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (Debian's are)",
+            True,
+        ),
+        Feature(
+            "ring buffer",
+            _state(libbpf.probe_map(MapType.RINGBUF)),
+            "BPF_MAP_TYPE_RINGBUF, 5.8",
+            "everything",
+            upgrade,
+            True,
+        ),
+        Feature(
+            "socket storage",
+            _state(libbpf.probe_helper(ProgType.CGROUP_SOCK, Helper.SK_STORAGE_GET)),
+            "bpf_sk_storage_get in cgroup/sock programs",
+            "who made a socket",
+            upgrade,
+            True,
+        ),
+    ]
+    for kind, what in (
+        (ProgType.RAW_TRACEPOINT, "exec, fork, exit, cgroup births"),
+        (ProgType.CGROUP_SOCK, "the socket's stamp"),
+        (ProgType.CGROUP_SOCK_ADDR, "connects"),
+        (ProgType.CGROUP_DEVICE, "device opens"),
+    ):
+        name = kind.name.lower().replace("_", " ")
+        found.append(Feature(f"{name} programs", _state(libbpf.probe_program(kind)), "", what, upgrade, True))
+    found += [
+        Feature(
+            "who opens a device",
+            _state(libbpf.probe_helper(ProgType.CGROUP_DEVICE, Helper.GET_CURRENT_PID_TGID)),
+            "bpf_get_current_pid_tgid in cgroup/dev programs",
+            "device opens: the probe cannot tell the process",
+            upgrade,
+            True,
+        ),
+        Feature(
+            "kill from the probe",
+            _state(libbpf.probe_helper(ProgType.RAW_TRACEPOINT, Helper.SEND_SIGNAL)),
+            "bpf_send_signal, 5.3",
+            "refusing an exec that cannot be recorded",
+            upgrade,
+            True,
+        ),
+        Feature(
+            "prior device verdict",
+            get_retval(),
+            "bpf_get_retval in cgroup/dev programs, 5.18",
+            "whether the runtime's own device program had refused already: PriorVerdict says unknown",
+            upgrade,
+        ),
+        Feature(
+            "unix socket connects",
+            connect_unix(),
+            "cgroup/connect_unix, 6.7",
+            "connects to docker.sock and the like",
+            "boot a kernel from 6.7 on",
+        ),
+    ]
+    state, detail = _lsm()
+    found.append(
+        Feature(
+            "BPF-LSM",
+            state,
+            detail,
+            "nothing today: pinfold uses no LSM hook yet",
+            "add bpf to lsm= on the kernel's command line",
+        )
+    )
+    found.append(
+        Feature(
+            "root",
+            "supported" if os.geteuid() == 0 else "unsupported",
+            f"uid {os.geteuid()}",
+            "everything",
+            "run it with sudo",
+            True,
+        )
+    )
+    return found

@@ -1,0 +1,198 @@
+"""What the core writes into the maps of a generation, and what it reads from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct as PackedStruct
+from struct import pack, unpack
+
+from msgspec import Struct
+
+from sensor.bpf import libbpf
+from sensor.bpf.objects import Generation
+from sensor.bpf.state import SIZES, DeviceKey, FlushRequest, Process, Repeat, Sandbox, UnixKey
+from sensor.bpf.state import Class as KernelClassEntry
+from sensor.bpf.steps import Found, Plan, pack_watch
+from sensor.errors import RefusedError
+from sensor.events.layouts import Loss
+
+ANY_MINOR = 0xFFFFFFFF
+FORGET_AFTER_NS = 10_000_000_000
+SWEEP_MOST = 4096
+
+_REASONS = tuple(reason.name.lower() for reason in Loss if reason is not Loss.REASONS)
+_LOST = PackedStruct("<16Q")
+_REPEAT_KEY = PackedStruct("<5Q")
+
+
+class Losses(Struct, frozen=True):
+    """Counts since the generation was made. `by_sandbox`: id → reason → events."""
+
+    total: dict[str, int]
+    by_sandbox: dict[int, dict[str, int]]
+
+
+class Tables:
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self._maps = generation.maps
+
+    # Configuration.
+
+    def write_classes(self, classes: Iterable[tuple[int, int, bool, bool]]) -> None:
+        """(index, granted device bits, enforce, refuse what cannot be recorded) each."""
+        for index, granted, enforce, refuse in classes:
+            entry = KernelClassEntry(enforce=enforce, granted_devices=granted, refuse_unrecorded=refuse)
+            libbpf.update(self._maps["classes"], pack("<I", index), entry.pack())
+
+    def write_devices(self, table: Iterable[tuple[int, int, int | None, int]]) -> None:
+        """(kind, major, minor or None for all, device class) each; what is no longer in it is removed."""
+        wanted = {
+            DeviceKey(kind, major, ANY_MINOR if minor is None else minor).pack(): pack("<I", device)
+            for kind, major, minor, device in table
+        }
+        descriptor = self._maps["device_classes"]
+        for key, value in wanted.items():
+            if libbpf.lookup(descriptor, key, 4) != value:
+                libbpf.update(descriptor, key, value)
+        for key in libbpf.keys(descriptor, SIZES["pf_device_key"], 4096):
+            if key not in wanted:
+                libbpf.delete(descriptor, key)
+
+    def write_steps(self, plan: Plan) -> None:
+        for index, place in enumerate(plan.places):
+            libbpf.update(self._maps["steps"], pack("<I", index), place.pack())
+
+    def write_watch(self, found: Found, *, whole: bool) -> None:
+        """With `whole`, what is not in `found` is no longer watched."""
+        descriptor = self._maps["watch"]
+        wanted = {pack("<Q", cgroup_id): pack_watch(steps) for cgroup_id, steps in found.watch}
+        for key, value in wanted.items():
+            libbpf.update(descriptor, key, value)
+        if whole:
+            for key in libbpf.keys(descriptor, 8, 1 << 20):
+                if key not in wanted:
+                    libbpf.delete(descriptor, key)
+
+    # Sandboxes and processes that were there before.
+
+    def add_sandbox(self, sandbox_id: int, class_id: int) -> bool:
+        """New, or of another class since a reload. False: the map is full."""
+        key = pack("<Q", sandbox_id)
+        known = libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"])
+        if known is None:
+            try:
+                entry = Sandbox(id=sandbox_id, class_id=class_id)
+                libbpf.update(self._maps["sandboxes"], key, entry.pack(), libbpf.NOEXIST)
+            except RefusedError:
+                return libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"]) is not None
+            return True
+        if Sandbox.unpack(known).class_id != class_id:
+            self._set_class(key, class_id)
+        return True
+
+    def _set_class(self, key: bytes, class_id: int) -> None:
+        """The probes count in the entry meanwhile: what they added between the look and the write is lost."""
+        known = libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"])
+        if known is not None:
+            entry = Sandbox.unpack(known)
+            fields = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"class_id": class_id}
+            libbpf.update(self._maps["sandboxes"], key, Sandbox(**fields).pack())
+
+    def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int) -> None:
+        """One that was in its sandbox before the probes; one they know already is left as it is."""
+        entry = Process(sandbox_id=sandbox_id, exec_id=exec_id, start_ns=start_ns)
+        try:
+            libbpf.update(self._maps["processes"], pack("<I", tgid), entry.pack(), libbpf.NOEXIST)
+        except RefusedError:
+            return
+        self._count_process(sandbox_id)
+
+    def _count_process(self, sandbox_id: int) -> None:
+        key = pack("<Q", sandbox_id)
+        known = libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"])
+        if known is not None:
+            entry = Sandbox.unpack(known)
+            fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
+            fields["processes"] += 1
+            libbpf.update(self._maps["sandboxes"], key, Sandbox(**fields).pack())
+
+    def drop_process(self, tgid: int) -> None:
+        libbpf.delete(self._maps["processes"], pack("<I", tgid))
+
+    def processes(self, most: int) -> list[tuple[int, Process]]:
+        found = []
+        for key in libbpf.keys(self._maps["processes"], 4, most):
+            value = libbpf.lookup(self._maps["processes"], key, SIZES["pf_process"])
+            if value is not None:
+                found.append((unpack("<I", key)[0], Process.unpack(value)))
+        return found
+
+    def sandboxes(self, most: int) -> list[Sandbox]:
+        found = []
+        for key in libbpf.keys(self._maps["sandboxes"], 8, most):
+            value = libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"])
+            if value is not None:
+                found.append(Sandbox.unpack(value))
+        return found
+
+    def drop_ended(self, most: int) -> None:
+        """Entries whose last process is gone, but whose exit was not counted."""
+        for entry in self.sandboxes(most):
+            if entry.ended and entry.processes in (0, 2**64 - 1):
+                libbpf.delete(self._maps["sandboxes"], pack("<Q", entry.id))
+
+    # What was not sent.
+
+    def losses(self, most: int) -> Losses:
+        total = dict.fromkeys(_REASONS, 0)
+        by_sandbox: dict[int, dict[str, int]] = {}
+        for index, reason in enumerate(_REASONS):
+            value = libbpf.lookup(self._maps["lost"], pack("<I", index), 8)
+            total[reason] += unpack("<Q", value)[0] if value else 0
+        for entry in self.sandboxes(most):
+            counts = dict(zip(_REASONS, _LOST.unpack(entry.lost), strict=False))
+            if any(counts.values()):
+                by_sandbox[entry.id] = {reason: count for reason, count in counts.items() if count}
+        return Losses(total, by_sandbox)
+
+    # Repeats that went quiet.
+
+    def sweep_repeats(self, now_ns: int, flush_ns: int) -> int:
+        """Have the kernel send the counts that no further attempt would; returns how many keys there are."""
+        program = self.generation.programs["on_flush"]
+        keys = libbpf.keys(self._maps["repeats"], SIZES["pf_repeat_key"], SWEEP_MOST)
+        for key in keys:
+            quiet, forget = self._quiet("repeats", key, now_ns, flush_ns)
+            if quiet or forget:
+                libbpf.run_raw_tracepoint(program, key + pack("<Q", forget))
+        return len(keys) + self._sweep_unix(now_ns, flush_ns)
+
+    def _sweep_unix(self, now_ns: int, flush_ns: int) -> int:
+        program = self.generation.programs.get("on_flush_unix")
+        if program is None:
+            return 0
+        keys = libbpf.keys(self._maps["unix_repeats"], SIZES["pf_unix_key"], SWEEP_MOST)
+        for key in keys:
+            quiet, forget = self._quiet("unix_repeats", key, now_ns, flush_ns)
+            if quiet or forget:
+                known = UnixKey.unpack(key)
+                request = FlushRequest(
+                    exec_id=known.exec_id,
+                    tgid=known.tgid,
+                    verdict=known.verdict,
+                    length=known.length,
+                    target=known.target,
+                    forget=forget,
+                )
+                libbpf.update(self._maps["flush_request"], bytes(4), request.pack())
+                libbpf.run_raw_tracepoint(program, bytes(96))
+        return len(keys)
+
+    def _quiet(self, name: str, key: bytes, now_ns: int, flush_ns: int) -> tuple[bool, bool]:
+        value = libbpf.lookup(self._maps[name], key, SIZES["pf_repeat"])
+        if value is None:
+            return False, False
+        repeat = Repeat.unpack(value)
+        last = max(repeat.last_ns, repeat.sent_ns)
+        return bool(repeat.count) and now_ns - last > flush_ns, now_ns - last > FORGET_AFTER_NS

@@ -1,0 +1,443 @@
+"""The core: wires the stages together, and runs the one loop that reads the ring.
+
+`python -m sensor.daemon [--config FILE]`. SIGTERM and SIGINT end it and leave the probes pinned, so that
+what they enforce holds and events wait in the ring; SIGHUP reads rules and policy again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import select
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from typing import NoReturn
+
+import msgspec
+
+from sensor import __version__
+from sensor.bpf.objects import Generation
+from sensor.bpf.ring import Ring
+from sensor.bpf.selftest import SelfTest
+from sensor.bpf.tables import Losses
+from sensor.config import Config, complete, load, rule_paths
+from sensor.control.link import CoreLink
+from sensor.control.listeners import Listener, listen, protected_ports
+from sensor.enrich.enricher import Enricher
+from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
+from sensor.errors import HostError, PinfoldError
+from sensor.events.layouts import ABI, Cgroup
+from sensor.export.log import EventLog
+from sensor.kernel import Kernel, ring_of
+from sensor.metrics import Metrics
+from sensor.notify import Notifier
+from sensor.pipeline import Pipeline
+from sensor.respond.disarm import Arming
+from sensor.respond.policy import Policy
+from sensor.respond.responder import Responder
+from sensor.respond.table import Host
+from sensor.rules.engine import Engine
+from sensor.rules.ruleset import Ruleset
+from sensor.rules.ruleset import load as load_rules
+
+BATCH = 256  # records between two advances of the ring: what a crash makes us read again
+DRAIN_NS = 50_000_000  # then other duties get their turn
+BUSY_S, IDLE_S = 0.01, 0.1
+TICK_NS = 1_000_000_000
+
+
+class RulesInBackground:
+    """Compiles rules in a child while the caller does other things; `result` waits, and raises RuleError."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ruleset: Ruleset | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._load, name="rules", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            self._ruleset = load_rules(rule_paths(self._config), self._config.paths.cache, self._config.rules.keep_going)
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Ruleset:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._ruleset is not None
+        return self._ruleset
+
+
+def say(text: str) -> None:
+    print(f"pinfold: {text}", file=sys.stderr, flush=True)
+
+
+class Daemon:
+    def __init__(self, config_file: str | None) -> None:
+        self._file = config_file
+        self._config = load(config_file) if config_file else complete(Config())
+        self._notifier = Notifier()
+        self._metrics = Metrics()
+        self._stopping = False
+        self._reload_asked = False
+        self._reloading: tuple[Config, RulesInBackground] | None = None
+        self._lost: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
+        self._losses = Losses({}, {})
+        self._next_tick = 0
+        self._gaps = 0
+
+    # Starting.
+
+    def start(self) -> None:
+        """Everything up to READY. Raises PinfoldError."""
+        if os.geteuid() != 0:
+            raise HostError("pinfold needs root: run it with sudo")
+        config = self._config
+        mount = find_cgroup2_mount()
+        for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
+            os.makedirs(folder, mode=0o750, exist_ok=True)
+        rules = RulesInBackground(config)
+        listeners = listen(config)
+        self._link = self._spawn_api(listeners)
+        self._kernel = Kernel(config, mount)
+        self._arming = Arming(config.paths.state)
+        log = EventLog(config, self._count_lost)
+        recovery = log.recover()
+        enricher = Enricher(config, mount)
+        host = Host(enricher.processes, self._sandbox_path, lambda: (os.getppid(), self._link.pid), mount)
+        # The pipeline journals: its order of lines is what makes a crash harmless.
+        responder = Responder(Policy(config), host, lambda r: self._pipeline.journal(r), self._metrics, self._arming)
+        engine = Engine(rules.result())
+        self._pipeline = Pipeline(enricher, engine, log, responder, self._metrics, recovery, self._watched)
+        self._enricher, self._log, self._responder = enricher, log, responder
+        self._begin(listeners)
+        self._describe()
+        gc.collect()
+        gc.freeze()
+        # What is made from here on is records without cycles; collecting often would only cost.
+        gc.set_threshold(50_000, 20, 100)
+
+    def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
+        providers = {
+            "metrics": self._metrics.snapshot,
+            "status": self._status,
+            "sandboxes": self._sandboxes,
+            "rules": self._rules,
+        }
+        return CoreLink.spawn(listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say)
+
+    def _begin(self, listeners: list[Listener]) -> None:
+        """Fill the maps, attach, switch over, look at what is there already, and test what the probes see."""
+        kernel, config = self._kernel, self._config
+        ports = protected_ports(listeners)
+        kernel.configure(config)
+        kernel.seed_from_older()
+        kernel.attach()
+        kernel.activate(ports[0] if ports else 0, armed=not self._arming.disarmed())
+        number, position = kernel.generation.number, kernel.ring.consumed
+        found = self._enricher.discover(number, position)
+        existing = self._enricher.scan(self._enricher.sandboxes.live(), number, position + len(found))
+        kernel.add_processes(existing.processes)
+        self._self_test()
+        for older in list(kernel.older):
+            if older.layout == ABI:
+                self._drain_older(older)
+            kernel.retire(older)
+        if kernel.fresh:
+            for activity in (*found, *existing.activities):
+                self._pipeline.tell(activity)
+            self._log.flush()
+
+    def _drain_older(self, older: Generation) -> None:
+        ring = ring_of(older)
+        while self._drain(ring, older.number):
+            pass
+        ring.close()
+
+    def _self_test(self) -> None:
+        """A mismatch means that every record may be wrong: nothing is left attached."""
+        test = SelfTest(self._kernel.mount, self._config.instance, "connect_unix" in self._kernel.features)
+        self._pipeline.aside_id = test.make()
+        self._pipeline.aside = test.records
+        try:
+            test.run(self._drain)
+        except PinfoldError:
+            self._kernel.give_up()
+            raise
+        finally:
+            self._pipeline.aside = []
+
+    def _describe(self) -> None:
+        metrics, engine = self._metrics, self._pipeline.engine
+        metrics.gauge("pinfold_build_info", (__version__, platform.release(), str(ABI)), 1)
+        metrics.gauge("pinfold_start_time_seconds", (), time.time())
+        metrics.gauge("pinfold_ring_size_bytes", (), self._kernel.ring.size)
+        metrics.gauge("pinfold_rules", ("loaded",), len(engine.rules))
+        metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.rules))
+        self._tick()
+
+    # The loop.
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        wake, signalled = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signalled)
+        poller = select.epoll()
+        for descriptor in (wake, self._link.fileno(), self._kernel.ring.descriptor):
+            poller.register(descriptor, select.EPOLLIN)
+        self._notifier.send("READY=1", f"STATUS={self._summary()}")
+        busy = True
+        while not self._stopping:
+            for descriptor, _ in poller.poll(BUSY_S if busy else IDLE_S):
+                if descriptor == wake:
+                    os.read(wake, 4096)
+                elif descriptor == self._link.fileno():
+                    self._link.on_readable()
+            busy = self._drain() > 0
+            if self._responder.pending:
+                self._responder.settle()
+                self._log.flush()
+            self._notifier.feed()
+            if time.monotonic_ns() >= self._next_tick:
+                self._tick()
+            if self._reload_asked or self._reloading is not None:
+                self._go_on_reloading()
+        self._stop()
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._reload_asked = True
+        else:
+            self._stopping = True
+
+    def _drain(self, ring: Ring | None = None, number: int = 0) -> int:
+        """Reads what is there, for a while; the number of records read. Without arguments our own ring."""
+        if ring is None:
+            ring, number = self._kernel.ring, self._kernel.generation.number
+        take, data = self._pipeline.take, ring.data
+        until = time.monotonic_ns() + DRAIN_NS
+        total = 0
+        while True:
+            count = following = 0
+            for position, following, at, length in ring.pending(BATCH):  # noqa: B007 - the last one is used
+                take(data, at, length, number, position)
+                count += 1
+            if not count:
+                return total
+            self._log.flush()
+            ring.advance(following)
+            total += count
+            if time.monotonic_ns() >= until:
+                return total
+
+    def _tick(self) -> None:
+        """Once a second: what nobody waits for."""
+        self._next_tick = time.monotonic_ns() + TICK_NS
+        kernel, metrics = self._kernel, self._metrics
+        self._enricher.tick()
+        kernel.refresh_devices()
+        kernel.sweep()
+        self._link.tick()
+        armed = not self._arming.disarmed()
+        if bool(kernel.handle.read().armed) != armed:
+            kernel.handle.write(armed=int(armed))
+        metrics.gauge("pinfold_enforcing", (), int(armed))
+        metrics.gauge("pinfold_ring_used_bytes", (), kernel.ring.used)
+        metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
+        metrics.gauge("pinfold_processes", (), len(self._enricher.processes))
+        self._count_losses()
+        for rule, errors in self._pipeline.engine.errors.items():
+            metrics.count("pinfold_rule_errors_total", (rule,), errors - metrics.value("pinfold_rule_errors_total", (rule,)))
+
+    def _count_losses(self) -> None:
+        self._losses = self._kernel.tables.losses(self._config.limits.sandboxes)
+        kernel = Counter(self._losses.total)
+        for counts in self._losses.by_sandbox.values():
+            kernel.update(counts)
+        enrich = {"processes_full": 0, "sandboxes_full": 0}
+        counters = self._enricher.counters
+        enrich["sandboxes_full"] = counters["sandboxes_overflow"] + counters["births_untracked"]
+        enrich["processes_full"] = counters["live_evicted"]
+        for stage, now in (("kernel", kernel), ("decode", self._pipeline.decoder.counters), ("enrich", Counter(enrich))):
+            before = self._lost[stage]
+            for reason, count in now.items():
+                if count > before[reason]:
+                    self._metrics.count("pinfold_events_lost_total", (stage, reason), count - before[reason])
+                    before[reason] = count
+
+    def _count_lost(self, stage: str, reason: str, lines: int) -> None:
+        full = reason in {"ENOSPC", "EDQUOT"}
+        self._metrics.count("pinfold_events_lost_total", (stage, "full" if full else "error"), lines)
+
+    def _watched(self, record: Cgroup) -> None:
+        gap = self._kernel.watched(record)
+        # Sandboxes that were made in it before it was watched are found, not born.
+        number, position = self._kernel.generation.number, self._kernel.ring.consumed
+        found = self._enricher.discover(number, position)
+        if found:
+            wanted = {change.SandboxId for change in found}
+            live = [sandbox for sandbox in self._enricher.sandboxes.live() if sandbox.id in wanted]
+            existing = self._enricher.scan(live, number, position)
+            self._kernel.add_processes(existing.processes)
+            for activity in (*found, *existing.activities):
+                self._pipeline.tell(activity)
+        if gap is not None:
+            self._metrics.count("pinfold_watch_gaps_total")
+            self._log.add_notice("a parent of sandboxes was made again; it went unwatched for a moment", cgroup=gap.folder)
+            say(f"the cgroup {ascii(gap.folder)} was made again and is attached again; it went unwatched for a moment")
+
+    # Reloading.
+
+    def _go_on_reloading(self) -> None:
+        """Rules are compiled aside while events are read on, and everything is swapped at once."""
+        if self._reload_asked:
+            self._reload_asked = False
+            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                config = load(self._file) if self._file else complete(Config())
+                _refuse_fixed(self._config, config)
+            except PinfoldError as error:
+                self._reloaded(error)
+                return
+            self._reloading = (config, RulesInBackground(config))
+        if self._reloading is not None and self._reloading[1].done:
+            config, rules = self._reloading
+            self._reloading = None
+            try:
+                engine = Engine(rules.result())
+                self._kernel.configure(config)
+                self._kernel.attach()
+            except (PinfoldError, OSError) as error:
+                self._reloaded(error)
+                return
+            self._config = config
+            self._pipeline.engine = engine
+            self._responder.policy = Policy(config)
+            self._enricher.sandboxes.reconfigure(config)
+            self._metrics.gauge("pinfold_rules", ("loaded",), len(engine.rules))
+            self._reloaded(None)
+
+    def _reloaded(self, error: BaseException | None) -> None:
+        self._metrics.count("pinfold_reloads_total", ("done" if error is None else "failed",))
+        if error is not None:
+            say(f"reload refused, what was in force stays in force: {error}")
+        self._log.add_notice("reload refused" if error else "reloaded", reason=str(error or ""))
+        self._log.flush()
+        self._notifier.send("READY=1", f"STATUS={self._summary()}")
+
+    # What the api asks.
+
+    def _sandbox_path(self, sandbox_id: int) -> str | None:
+        sandbox = self._enricher.sandboxes.by_id.get(sandbox_id)
+        return sandbox.path if sandbox is not None and not sandbox.ended_ns else None
+
+    def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
+        process = self._enricher.processes.get(tgid)
+        if process is not None and process.sandbox_id:
+            return True
+        return self._enricher.sandboxes.outermost(cgroup_path) is not None
+
+    def _summary(self) -> str:
+        rules = len(self._pipeline.engine.rules)
+        return f"{rules} rules, {len(self._enricher.sandboxes)} sandboxes, probes {self._kernel.generation.folder.name}"
+
+    def _status(self) -> bytes:
+        return msgspec.json.encode(
+            {
+                "version": __version__,
+                "generation": f"{self._kernel.generation.number:x}",
+                "armed": not self._arming.disarmed(),
+                "rules": len(self._pipeline.engine.rules),
+                "sandboxes": len(self._enricher.sandboxes),
+                "lost": self._losses.total,
+                "features": self._kernel.features,
+            }
+        )
+
+    def _sandboxes(self) -> bytes:
+        """`state` is unknown where events were lost: nothing can be said of it then."""
+        rows = []
+        for sandbox in self._enricher.sandboxes.live():
+            lost = {r: n for r, n in self._losses.by_sandbox.get(sandbox.id, {}).items() if r not in _HARMLESS}
+            detections = self._pipeline.detections.get(sandbox.id, 0)
+            rows.append(
+                {
+                    "id": sandbox.id,
+                    "name": sandbox.name,
+                    "class": sandbox.class_,
+                    "runtime": sandbox.runtime,
+                    "path": sandbox.path,
+                    "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
+                    "detections": detections,
+                    "lost": lost,
+                    "state": "detected" if detections else "unknown" if lost else "clean",
+                }
+            )
+        return msgspec.json.encode(rows)
+
+    def _rules(self) -> bytes:
+        engine = self._pipeline.engine
+        rows = [
+            {
+                "id": rule.id,
+                "title": rule.title,
+                "level": rule.level,
+                "category": rule.category,
+                "file": rule.file,
+                "hits": engine.hits.get(rule.id, 0),
+                "errors": engine.errors.get(rule.id, 0),
+            }
+            for rule in engine.rules
+        ]
+        return msgspec.json.encode(rows)
+
+    # Ending.
+
+    def _stop(self) -> None:
+        self._notifier.send("STOPPING=1")
+        self._drain()
+        self._link.close()
+        self._log.close()
+        say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
+
+
+# Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
+_HARMLESS = frozenset({"watermark", "repeats_full"})
+
+
+def _refuse_fixed(now: Config, wanted: Config) -> None:
+    for name in ("instance", "paths", "ring", "limits", "metrics", "log"):
+        if getattr(now, name) != getattr(wanted, name):
+            raise HostError(f"{name}: a change needs a restart of the sensor")
+
+
+def main() -> NoReturn:
+    arguments = sys.argv[1:]
+    if arguments and (arguments[0] != "--config" or len(arguments) != 2):
+        say("usage: python -m sensor.daemon [--config FILE]")
+        sys.exit(2)
+    try:
+        daemon = Daemon(arguments[1] if arguments else None)
+        daemon.start()
+        daemon.run()
+    except PinfoldError as error:
+        for line in str(error).splitlines():
+            say(line)
+        sys.exit(error.exit_status)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Our part of the kernel: pinned probes found or made, filled with the configuration, attached, active."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from sensor.bpf import attach, features, libbpf, objects, steps
+from sensor.bpf.maps import Sizes
+from sensor.bpf.objects import Generation, Handle
+from sensor.bpf.ring import Ring
+from sensor.bpf.tables import Tables
+from sensor.config import Config
+from sensor.enrich.devices import device_table
+from sensor.errors import HostError, RefusedError
+from sensor.events.layouts import ABI, Cgroup, Type
+from sensor.respond.policy import UNRECORDED_REFUSE, kernel_classes
+
+REPEAT_FLUSH_NS = 1_000_000_000
+
+
+class Gap(Struct, frozen=True):
+    """A parent of sandboxes that was removed and made again: what was in it before it was watched again
+    was seen late."""
+
+    folder: str
+
+
+class Kernel:
+    """`fresh`: the probes are new, nothing was recorded before. `mount` is where cgroup2 is."""
+
+    def __init__(self, config: Config, mount: str) -> None:
+        self.mount = mount
+        self._config = config
+        base = objects.ensure_base(config.paths.bpffs, config.instance)
+        self.handle = Handle(base)
+        self._sizes = _sizes(config)
+        self.features = features.chosen()
+        abi = objects.abi_digest(self._sizes, self.features)
+        found = objects.take_over(base, abi)
+        self.fresh = found is None
+        self.generation: Generation = found or objects.build(base, abi, self._sizes, self.features)
+        self.older = objects.others(base, self.generation)
+        self.tables = Tables(self.generation)
+        self.ring = ring_of(self.generation)
+        self._patterns: list[tuple[str, int]] = []
+        self._plan = steps.compile_patterns([])
+        self._devices = ""
+
+    @property
+    def active(self) -> bool:
+        return self.handle.read().active_generation == self.generation.number
+
+    def configure(self, config: Config) -> None:
+        """Policy, patterns and devices, as `config` has them. Also for a reload."""
+        self._config = config
+        classes = kernel_classes(config)
+        index = {entry.name: entry.index for entry in classes}
+        self._patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
+        self._plan = steps.compile_patterns(self._patterns)
+        self.tables.write_classes(
+            (c.index, c.granted, bool(c.mode), c.when_unrecorded == UNRECORDED_REFUSE) for c in classes
+        )
+        self.refresh_devices()
+        os.makedirs(f"{self.mount}/{config.instance}", exist_ok=True)
+        self.tables.write_steps(self._plan)
+        found = steps.find(self._plan, self.mount, self._plan.first)
+        self.tables.write_watch(found, whole=True)
+        for sandbox_id, class_id in found.sandboxes:
+            self.tables.add_sandbox(sandbox_id, class_id)
+
+    def refresh_devices(self) -> None:
+        """Drivers that load late get their major then: nvidia-uvm is one."""
+        with open("/proc/devices", encoding="ascii", errors="replace") as file:
+            text = file.read()
+        if text != self._devices:
+            self._devices = text
+            self.tables.write_devices((kind, major, minor, int(device)) for kind, major, minor, device in device_table(text))
+
+    def attach(self) -> None:
+        attach.attach_tracepoints(self.generation)
+        ids = []
+        for folder in steps.literal_folders(self._patterns):
+            path = f"{self.mount}/{folder}" if folder else self.mount
+            try:
+                attach.attach_cgroup(self.generation, path)
+                ids.append(os.stat(path).st_ino)
+            except FileNotFoundError:
+                continue  # its birth will be told, and it is attached then
+        attach.detach_others(self.generation, ids)
+
+    def seed_from_older(self) -> None:
+        """What earlier generations know of processes: who had left its sandbox's cgroup is found nowhere else."""
+        for older in self.older:
+            if older.layout != ABI:
+                continue
+            tables = Tables(older)
+            for entry in tables.sandboxes(self._config.limits.sandboxes):
+                self.tables.add_sandbox(entry.id, entry.class_id)
+            for tgid, process in tables.processes(self._config.limits.processes):
+                if os.path.exists(f"/proc/{tgid}"):
+                    self.tables.add_process(tgid, process.start_ns, process.sandbox_id, process.exec_id)
+
+    def add_processes(self, known: Iterable[tuple[int, int, int]]) -> None:
+        """(tgid, start_ns, sandbox id) of what was found in /proc. One that ended in between is taken out again."""
+        now = time.monotonic_ns()
+        for tgid, start_ns, sandbox_id in known:
+            self.tables.add_process(tgid, start_ns, sandbox_id, now)
+            if not os.path.exists(f"/proc/{tgid}"):
+                self.tables.drop_process(tgid)
+
+    def activate(self, protected_port: int, *, armed: bool) -> None:
+        """One word switches from the older generation to this one."""
+        self.handle.write(
+            active_generation=self.generation.number,
+            armed=int(armed),
+            protected_port=protected_port,
+            budget_bytes=self._config.ring.sandbox_budget_bytes or self._sizes.ring_bytes // 4,
+            repeat_flush_ns=REPEAT_FLUSH_NS,
+        )
+
+    def retire(self, older: Generation) -> None:
+        """Its ring has been read to the end: detach, unpin, close."""
+        attach.detach_all(older)
+        objects.remove_folder(older.folder)
+        older.close()
+        self.older.remove(older)
+
+    def give_up(self) -> None:
+        """The self-test failed: what was made just now is removed, and what acted before acts again."""
+        if self.fresh:
+            self.handle.write(active_generation=self.older[-1].number if self.older else 0)
+            attach.detach_all(self.generation)
+            objects.remove_folder(self.generation.folder)
+
+    def watched(self, record: Cgroup) -> Gap | None:
+        """A parent of sandboxes came or went. One that comes is attached if it is to hold the programs, and
+        what is in it by now is found; that is the gap."""
+        if record.type != Type.CGROUP_BIRTH:
+            return None
+        path = os.fsdecode(record.path.rstrip(b"\0")).strip("/")
+        folder = f"{self.mount}/{path}"
+        gap = None
+        if path in steps.literal_folders(self._patterns):
+            try:
+                if attach.attach_cgroup(self.generation, folder):
+                    gap = Gap(path)
+            except (FileNotFoundError, RefusedError):
+                return None  # it is gone again; another birth will be told
+        # A name longer than the matcher's, or a full map, would leave it unwatched: what is there is found here.
+        at = steps.steps_at(self._plan, path)
+        found = steps.find(self._plan, folder, at)
+        self.tables.write_watch(found, whole=False)
+        for sandbox_id, class_id in found.sandboxes:
+            self.tables.add_sandbox(sandbox_id, class_id)
+        return gap
+
+    def sweep(self) -> None:
+        self.tables.sweep_repeats(time.monotonic_ns(), REPEAT_FLUSH_NS)
+        self.tables.drop_ended(self._config.limits.sandboxes)
+
+
+def _sizes(config: Config) -> Sizes:
+    limits = config.limits
+    sizes = Sizes(config.ring.size_bytes, limits.sandboxes, limits.processes, limits.repeats, limits.watched_cgroups)
+    if sizes.ring_bytes & (sizes.ring_bytes - 1):
+        raise HostError(f"ring.size_bytes: {sizes.ring_bytes} is no power of two")
+    return sizes
+
+
+def ring_of(generation: Generation) -> Ring:
+    """Its ring, mapped. The size is asked of the kernel: an older generation may have another."""
+    descriptor = os.dup(generation.maps["events"])
+    return Ring(descriptor, libbpf.map_entries(descriptor))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor import configfile
-from sensor.config import Config, Limits, Ring, SandboxClass, SandboxPattern, complete, load
+from sensor.config import Config, Limits, Ring, SandboxClass, SandboxPattern, complete, load, rule_paths
 from sensor.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[1] / "packaging" / "pinfold.yaml"
@@ -232,6 +232,17 @@ def test_limits_meant_for_big_hosts_load(written: Any) -> None:
     )
     assert settings.limits == Limits(sandboxes=65536)
     assert settings.ring == Ring(67108864, 67108864)
+
+
+def test_rules_are_those_that_come_with_pinfold_unless_configured(written: Any) -> None:
+    assert rule_paths(complete(Config())) == (str(EXAMPLE.parents[1] / "rules"),)
+    assert rule_paths(load(written("rules: {paths: [/etc/rules]}\n"))) == ("/etc/rules",)
+
+
+@pytest.mark.parametrize("key", ["instance", "metrics: {listen", "log: {file", "paths: {state", "sandboxes: [{path"])
+def test_half_characters_are_refused_like_any_other_text(written: Any, key: str) -> None:
+    closing = "}]" if "[" in key else "}" if "{" in key else ""
+    assert all(line.isprintable() for line in refusal(written(f'{key}: "/\\uD800"{closing}\n')))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()

@@ -45,7 +45,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
-        grid.add_column(heading, overflow="fold")
+        grid.add_column(Text(escape(heading)), overflow="fold")
     for row in rows:
         grid.add_row(*(Text(escape(cell)) for cell in row))  # a Text: no markup is looked for in it
     Console(highlight=False).print(grid)

@@ -9,6 +9,7 @@ import click
 
 from sensor.cli.common import config_option, json_line, settings, table
 from sensor.cli.escape import escape
+from sensor.errors import ClientError
 
 
 @click.group()
@@ -58,18 +59,22 @@ def list_(config_path: str | None, output: str) -> None:
     """List the sandboxes that the running sensor knows."""
     from sensor.control.client import Client  # noqa: PLC0415
 
-    config = settings(config_path)
-    answer = Client(os.path.join(config.paths.runtime, "control.sock")).get("/v1/sandboxes")
-    found = answer.get("sandboxes", []) if isinstance(answer, dict) else answer
+    answer = Client.of(settings(config_path)).sandboxes()
+    found = answer.get("sandboxes") if isinstance(answer, dict) else answer
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ClientError("the sensor's answer is no list of sandboxes: are it and this command of one version?")
     if output == "json":
         for one in found:
             json_line(one)
         return
-    table(tuple(_HEADINGS.values()), ([_cell(one, name) for name in _HEADINGS] for one in found))
+    names = list(dict.fromkeys(name for one in found for name in one))
+    headings = [name.replace("_", " ").capitalize() for name in names]
+    table(headings, ([_cell(one.get(name)) for name in names] for one in found))
 
 
-_HEADINGS = {"name": "Name", "class": "Class", "state": "State", "processes": "Processes", "cgroup_path": "Cgroup"}
-
-
-def _cell(one: dict[str, Any], name: str) -> str:
-    return str(one.get(name, ""))
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

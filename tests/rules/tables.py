@@ -1,0 +1,47 @@
+"""The generated tables of rules/: `python -m tests.rules.tables` writes them, test_catalogue keeps them true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sensor.rules import fields
+
+BEGIN = "<!-- generated: python -m tests.rules.tables -->"
+END = "<!-- end of what is generated -->"
+
+
+def regenerated(text: str, table: str) -> str:
+    """`text` with `table` between its markers."""
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    return f"{before}{BEGIN}\n\n{table.strip()}\n\n{END}{after}"
+
+
+def catalogue_table(rules: Path) -> str:
+    lines = ["| rule | title | level | category | ATT&CK | ATLAS |", "|---|---|---|---|---|---|"]
+    for path in sorted(rules.rglob("*.yml")):
+        rule: dict[str, Any] = yaml.safe_load(path.read_text())
+        tags = rule["tags"]
+        techniques = ", ".join(tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit())
+        atlas = ", ".join(tag[6:].upper() for tag in tags if tag.startswith("atlas."))
+        name = path.relative_to(rules).with_suffix("")
+        title = rule["title"].replace("|", "\\|")
+        lines.append(
+            f"| [{name}]({path.relative_to(rules)}) | {title} | {rule['level']} | {rule['logsource']['category']} "
+            f"| {techniques} | {atlas} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    rules = Path(__file__).resolve().parents[2] / "rules"
+    for name, table in (("FIELDS.md", fields.markdown()), ("CATALOGUE.md", catalogue_table(rules))):
+        path = rules / name
+        path.write_text(regenerated(path.read_text(), table))
+
+
+if __name__ == "__main__":
+    main()

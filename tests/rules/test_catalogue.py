@@ -1,0 +1,95 @@
+"""The rules that pinfold ships: complete, tested by their own examples, silent on ordinary work."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sensor.events.detection import LEVELS
+from sensor.rules import fields
+from sensor.rules.engine import Engine
+from sensor.rules.ruleset import load
+from sensor.rules.testing import activity, examples_file, run_examples
+from tests.rules.tables import catalogue_table, regenerated
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "rules"
+FILES = sorted(RULES.rglob("*.yml"))
+BENIGN = yaml.safe_load((ROOT / "tests/data/benign.events.yaml").read_text())["events"]
+STATUSES = {"stable", "test", "experimental", "deprecated"}
+
+
+def document(path: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load(path.read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(load([RULES], None))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
+def test_a_rule_says_all_that_an_operator_needs(path: Path) -> None:
+    rule = document(path)
+    identity = uuid.UUID(rule["id"])
+    assert identity.version == 4
+    assert identity.variant == uuid.RFC_4122
+    assert rule["title"].strip()
+    assert len(rule["title"]) <= 120
+    assert len(rule["description"].split()) >= 5
+    assert rule["status"] in STATUSES
+    assert rule["level"] in LEVELS
+    assert any(tag.startswith("attack.t") and tag[8:9].isdigit() for tag in rule["tags"])
+    assert any(tag.startswith("attack.") and not tag[8:9].isdigit() for tag in rule["tags"])
+    assert all(isinstance(line, str) and line for line in rule["falsepositives"])
+    assert rule["logsource"]["product"] == "linux"
+    assert rule["logsource"]["category"] in fields.CATEGORIES
+    assert rule["author"]
+    assert rule["date"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
+def test_a_rule_has_several_examples_of_both_sorts(path: Path) -> None:
+    examples = document(examples_file(path))
+    assert len(examples["match"]) >= 2
+    assert len(examples["no_match"]) >= 2
+
+
+def test_ids_and_titles_are_unique() -> None:
+    rules = [document(path) for path in FILES]
+    for key in ("id", "title"):
+        values = [rule[key] for rule in rules]
+        assert len(set(values)) == len(values), key
+
+
+def test_every_examples_file_has_its_rule() -> None:
+    assert {examples_file(path) for path in FILES} == set(RULES.rglob("*.events.yaml"))
+
+
+def test_every_example_holds() -> None:
+    results = run_examples([RULES])
+    assert {result.file for result in results} == {str(path) for path in FILES}
+    assert [(result.file, result.example, result.reason) for result in results if not result.ok] == []
+
+
+def test_every_rule_is_found_through_the_index() -> None:
+    """A rule that must be evaluated for each event costs all sandboxes: it needs a literal, a name or a port."""
+    assert load([RULES], None).unindexed == ()
+
+
+@pytest.mark.parametrize("item", BENIGN, ids=lambda item: str(item["name"]))
+def test_ordinary_work_raises_nothing_above_low(engine: Engine, item: dict[str, Any]) -> None:
+    matched = engine.match(activity(item["category"], item["event"]))
+    assert [rule.title for rule in matched if LEVELS.index(rule.level) >= LEVELS.index("medium")] == []
+
+
+@pytest.mark.parametrize("name", ["FIELDS.md", "CATALOGUE.md"])
+def test_generated_tables_are_true(name: str) -> None:
+    text = (RULES / name).read_text()
+    assert regenerated(text, fields.markdown() if name == "FIELDS.md" else catalogue_table(RULES)) == text

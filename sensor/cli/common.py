@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ def settings(path: str | None) -> Config:
 
     file = config_file(path)
     return load(file) if file is not None else complete(Config())
+
+
+def python() -> tuple[list[str], dict[str, str]]:
+    """The beginning of a command line that runs this package's Python, and its environment. Never with
+    the working directory on its path, as `-m` and `-c` would have it: a sandbox may have written there."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return [sys.executable, "-P"], {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,11 +6,11 @@ import ctypes
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 
 from msgspec import Struct
 
+from sensor.cli.common import python
 from sensor.config import Config
 from sensor.errors import HostError, PinfoldError
 
@@ -83,8 +83,9 @@ def _bcc() -> Check:
     code = "from sensor.bpf.loader import import_bcc as load; print(load().__file__)"
     lost, remedy = "everything: the probes cannot be compiled", "apt-get install python3-bpfcc; packaging/start does"
     try:
+        start, environment = python()
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_BCC_SECONDS, check=False
+            [*start, "-c", code], env=environment, capture_output=True, text=True, timeout=_BCC_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return Check("bcc", "inconclusive", f"no answer within {_BCC_SECONDS} s", lost, remedy, True)

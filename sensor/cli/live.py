@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -41,7 +41,7 @@ class LiveView:
         self._log_path = log_path
         self._ready = False
 
-    def run(self, command: Sequence[str]) -> int:
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """Until the child ends; returns its exit status, 128 + n after signal n."""
         # In a folder that is ours alone: whoever could write to it could claim that the sensor is ready.
         with (
@@ -52,7 +52,7 @@ class LiveView:
             notify.bind(address)
             child = subprocess.Popen(
                 command,
-                env={**os.environ, "NOTIFY_SOCKET": address},
+                env={**environment, "NOTIFY_SOCKET": address},
                 stdin=subprocess.DEVNULL,
                 process_group=0,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads here

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 
-from sensor.cli.common import config_file, config_option
+from sensor.cli.common import config_file, config_option, python, settings
 
 
 @click.command(short_help="Run the sensor in the foreground.")
@@ -16,11 +15,11 @@ from sensor.cli.common import config_file, config_option
 def run(config_path: str | None, live: bool) -> int:
     """Run the sensor in the foreground until SIGTERM or Ctrl-C; SIGHUP reads configuration and rules again."""
     file = config_file(config_path)
-    command = [sys.executable, "-m", "sensor.daemon"] + (["--config", file] if file is not None else [])
+    start, environment = python()
+    command = [*start, "-m", "sensor.daemon"] + (["--config", file] if file is not None else [])
     if not live:
-        os.execv(sys.executable, command)  # noqa: S606  # no shell is meant
-    from sensor.cli.common import settings  # noqa: PLC0415
+        os.execve(command[0], command, environment)  # noqa: S606  # no shell is meant
     from sensor.cli.live import LiveView  # noqa: PLC0415
 
     config = settings(config_path)
-    return LiveView(os.path.join(config.paths.log, config.log.file)).run(command)
+    return LiveView(os.path.join(config.paths.log, config.log.file)).run(command, environment)

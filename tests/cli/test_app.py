@@ -110,13 +110,39 @@ def test_run_without_a_view_becomes_the_sensor(tmp_path: Path, monkeypatch: pyte
     class Became(Exception):
         pass
 
-    def execv(*arguments: Any) -> None:
+    def execve(*arguments: Any) -> None:
         became.extend(arguments)
         raise Became
 
-    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "execve", execve)
     config = tmp_path / "c.yaml"
     config.touch()
     with pytest.raises(Became):
         main(["run", "--config", str(config)])
-    assert became == [sys.executable, [sys.executable, "-m", "sensor.daemon", "--config", str(config)]]
+    program, command, environment = became
+    assert (program, command) == (
+        sys.executable,
+        [sys.executable, "-P", "-m", "sensor.daemon", "--config", str(config)],
+    )
+    assert environment["PYTHONPATH"].split(":")[0] == str(REPOSITORY)
+
+
+def test_the_sensor_is_not_taken_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "sensor").mkdir()
+    (tmp_path / "sensor/__init__.py").write_text("print('taken')")
+    (tmp_path / "sensor/daemon.py").write_text("print('taken')")
+    start = [
+        "-P",
+        "-c",
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from sensor.cli import main; sys.exit(main())",
+    ]
+    done = subprocess.run(
+        [sys.executable, *start, str(REPOSITORY), "run", "--config", "/nonexistent"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "taken" not in done.stdout
+    assert done.returncode != 0

@@ -15,9 +15,9 @@ from tests.cli.terminal import REPOSITORY, WAIT_S, Terminal
 
 # The view itself, with another sensor than the real one.
 VIEW = (
-    "import sys\nfrom sensor.cli.live import LiveView\n"
+    "import os, sys\nfrom sensor.cli.live import LiveView\n"
     "folder, *command = sys.argv[1:]\n"
-    "sys.exit(LiveView(folder + '/events.jsonl').run([sys.executable, '-m', *command]))"
+    "sys.exit(LiveView(folder + '/events.jsonl').run([sys.executable, '-m', *command], os.environ))"
 )
 
 

@@ -107,7 +107,8 @@ class Enricher:
 
     def discover(self, generation: int, position: int) -> list[SandboxChange]:
         """The sandboxes that exist and were not known: at start, or after a reload of the
-        configuration. Positions count up from `position`."""
+        configuration. Ids count up from `position`; they are not a ring's, so give a generation that is
+        no ring's either, lest a replay take one for a record's."""
         utc_ns, monotonic_ns = self._timeline.now()
         return [
             self._change("found", sandbox, (generation, position + index, utc_ns, monotonic_ns), sandbox.id, 0)

@@ -20,7 +20,8 @@ from sensor.events.layouts import Exec, Exit, Fork, Move
 
 TICK_NS = 10_000_000  # /proc/PID/stat field 22 is in USER_HZ, 100 a second on every Linux ABI
 LINEAGE_MAX = 128
-EXITED_KEPT = 4096  # over all sandboxes, shared evenly
+EXITED_KEPT = 4096  # over all sandboxes, shared evenly; but for each at least
+EXITED_LEAST = 16
 EVICT_AT_ONCE = 64  # finding the largest sandbox costs a pass over all of them
 SHORT_BYTES = 512  # image, working directory and argv of a process, together: kept in any case
 LONG_MAX_BYTES = 4 * 1024 * 1024  # of longer ones in one sandbox; beyond, what the table keeps is cut
@@ -105,6 +106,7 @@ class ProcessTable:
         self.counters: Counter[str] = Counter()
         self._groups: dict[int, Group] = {}
         self._size = 0
+        self._exited_share = EXITED_KEPT
 
     def __len__(self) -> int:
         return self._size
@@ -244,6 +246,7 @@ class ProcessTable:
             self._remove(group, process)
         if not group.live:
             del self._groups[sandbox_id]
+            self._exited_share = max(EXITED_LEAST, EXITED_KEPT // max(1, len(self._groups)))
 
     # Keeping count.
 
@@ -275,6 +278,7 @@ class ProcessTable:
         group = self._groups.get(process.sandbox_id)
         if group is None:
             group = self._groups[process.sandbox_id] = Group({}, {}, {})
+            self._exited_share = max(EXITED_LEAST, EXITED_KEPT // len(self._groups))
         group.live[tgid] = process
         self._size += 1
         if self._size > self.limit:
@@ -287,14 +291,11 @@ class ProcessTable:
         if group.live.get(process.tgid) is process:
             del group.live[process.tgid]
         key = (process.tgid, process.exec_id)
-        if key in group.exited or key in group.parents:  # two without an exec_id: only one can be told apart
+        held = group.parents if process.children else group.exited
+        if held.setdefault(key, process) is not process:  # two without an exec_id: one can be told apart
             self._remove(group, process)
-        elif process.children:
-            group.parents[key] = process
-        else:
-            group.exited[key] = process
-            if len(group.exited) > max(16, EXITED_KEPT // len(self._groups)):
-                self._remove(group, next(iter(group.exited.values())))
+        elif held is group.exited and len(held) > self._exited_share:
+            self._remove(group, next(iter(held.values())))
 
     def _evict(self) -> None:
         group = max(self._groups.values(), key=len)

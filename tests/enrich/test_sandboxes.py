@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sensor.config import Config, Limits, SandboxPattern
+from sensor.config import Config, Limits, SandboxClass, SandboxPattern
 from sensor.enrich.sandboxes import containerd, crio, docker, kubernetes, pinfold, podman, systemd
 from sensor.enrich.sandboxes.cgroupfs import CgroupPaths, find_cgroup2_mount
 from sensor.enrich.sandboxes.named import FILE_MAX_BYTES, LABELS_MAX, HostFiles
 from sensor.enrich.sandboxes.patterns import compile_pattern, expand, outermost
-from sensor.enrich.sandboxes.registry import ENDED_KEPT, STRANGERS_KEPT, Registry
+from sensor.enrich.sandboxes.registry import ENDED_KEPT, RETRIES_MAX, STRANGERS_KEPT, Registry
 from sensor.errors import HostError
 
 DATA = Path(__file__).parents[1] / "data" / "runtimes"
@@ -270,9 +270,22 @@ def test_a_name_that_comes_later_is_found_later(registry: Registry, root: Path) 
 
 def test_names_are_not_asked_for_ever(registry: Registry) -> None:
     registry.born(1, f"/docker/{'9' * 64}", 5)
-    for _ in range(50):
+    for _ in range(2 * RETRIES_MAX):
         registry.retry_names()
-    assert registry.get(1).retries < 20
+    assert registry.get(1).retries == RETRIES_MAX
+
+
+def test_a_new_configuration_changes_classes_and_grants_of_the_living(registry: Registry) -> None:
+    registry.born(1, "/boxes/a", 5)
+    registry.born(2, "/docker/x", 5)
+    changed = Config(
+        sandboxes=(SandboxPattern("boxes/*", class_="gpu"),), classes={"gpu": SandboxClass(granted_devices=("amd",))}
+    )
+    registry.reconfigure(changed)
+    one, other = registry.get(1), registry.get(2)
+    assert (one.class_, one.granted, one.gpu_granted) == ("gpu", ("amd",), True)
+    assert (other.class_, other.gpu_granted) == ("default", False), "it stays a sandbox while it lives"
+    assert registry.outermost("docker/x") is None
 
 
 def test_ended_sandboxes_keep_their_names_for_a_while(registry: Registry) -> None:

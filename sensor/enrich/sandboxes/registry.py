@@ -19,7 +19,7 @@ from sensor.enrich.sandboxes.patterns import compile_pattern, expand, outermost,
 
 ENDED_KEPT = 256
 STRANGERS_KEPT = 256
-RETRIES_MAX = 8
+RETRIES_MAX = 600  # a second apart: a pod's first container may wait long for its image
 RETRY_AT_ONCE = 4
 PATH_MAX = 4096
 
@@ -70,18 +70,6 @@ class Registry:
         """The sandbox; for an id never heard of, what the hierarchy says now, or one named by its id."""
         return self.by_id.get(sandbox_id) or self._strangers.get(sandbox_id) or self._stranger(sandbox_id)
 
-    def reconfigure(self, config: Config) -> None:
-        """Other patterns and classes. Known sandboxes take the class that they would be born with now."""
-        self._config = config
-        self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
-        for sandbox in self.by_id.values():
-            match = outermost(self._patterns, sandbox.path)
-            if match is not None:
-                sandbox.class_ = match[1]
-            settings = config.classes.get(sandbox.class_) or SandboxClass()
-            sandbox.granted = settings.granted_devices
-            sandbox.gpu_granted = not GPU_CLASSES.isdisjoint(settings.granted_devices)
-
     def outermost(self, path: str) -> str | None:
         """The path of the sandbox that a cgroup is or lies in, if any."""
         match = outermost(self._patterns, path)
@@ -112,6 +100,17 @@ class Registry:
             return None
         return self._add(cgroup_id, self._paths.path(cgroup_id) or path, time_ns)
 
+    def reconfigure(self, config: Config) -> None:
+        """New patterns and classes. A sandbox stays one while it lives; its class and grants may change."""
+        self._config = config
+        self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+        self._strangers.clear()
+        for sandbox in self.by_id.values():
+            match = outermost(self._patterns, sandbox.path)
+            if match is not None and match[0] == sandbox.path:
+                sandbox.class_ = match[1]
+            self._grant(sandbox)
+
     def ended(self, cgroup_id: int, time_ns: int) -> Sandbox | None:
         sandbox = self.by_id.get(cgroup_id)
         if sandbox is None or sandbox.ended_ns:
@@ -134,7 +133,7 @@ class Registry:
     def retry_names(self) -> None:
         """Ask again for a few names that were not to be had at birth; cheap where there are none."""
         for cgroup_id in list(self._unnamed)[:RETRY_AT_ONCE]:
-            del self._unnamed[cgroup_id]
+            del self._unnamed[cgroup_id]  # and again at the end, so that each has its turn
             sandbox = self.by_id.get(cgroup_id)
             if sandbox is None or sandbox.ended_ns:
                 continue
@@ -163,11 +162,15 @@ class Registry:
         return sandbox
 
     def _make(self, cgroup_id: int, path: str, class_: str, time_ns: int) -> Sandbox:
-        settings = self._config.classes.get(class_) or SandboxClass()
-        gpu = not GPU_CLASSES.isdisjoint(settings.granted_devices)
-        sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, gpu, settings.granted_devices, False)
+        sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, False, (), False)
+        self._grant(sandbox)
         self._take_name(sandbox, self._name(path) if path else guessed("none", f"cgroup-{cgroup_id}"))
         return sandbox
+
+    def _grant(self, sandbox: Sandbox) -> None:
+        settings = self._config.classes.get(sandbox.class_) or SandboxClass()
+        sandbox.granted = settings.granted_devices
+        sandbox.gpu_granted = not GPU_CLASSES.isdisjoint(settings.granted_devices)
 
     def _stranger(self, cgroup_id: int) -> Sandbox:
         """An id whose birth was lost, or that no sandbox ever had."""

@@ -24,6 +24,7 @@ from tests.bench.workspace import CHECKOUT, Workspace
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
+DAEMON = ("-m", "sensor.daemon")
 
 
 class Sensor:
@@ -66,7 +67,7 @@ class Sensor:
             ready.settimeout(0.05)
             began = time.monotonic()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sensor.daemon", "--config", str(self.config)],
+                [sys.executable, *DAEMON, "--config", str(self.config)],
                 cwd=CHECKOUT,
                 env={**os.environ, "NOTIFY_SOCKET": address},
                 stdin=subprocess.DEVNULL,

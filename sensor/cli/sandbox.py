@@ -67,7 +67,7 @@ def list_(config_path: str | None, output: str) -> None:
         for one in found:
             json_line(one)
         return
-    names = list(dict.fromkeys(name for one in found for name in one))
+    names = [name for name in dict.fromkeys(name for one in found for name in one) if name != "id"]
     headings = [name.replace("_", " ").capitalize() for name in names]
     table(headings, ([_cell(one.get(name)) for name in names] for one in found))
 
@@ -77,4 +77,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return " ".join(f"{name} {number}" for name, number in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -43,7 +43,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
         thread.join(10)
 
 
-ONE = {"name": "agent-1\x1b[2J", "class": "default", "processes": 3, "clean": True, "cgroup_path": "[b]/x", "why": None}
+ONE = {
+    "id": 4242,
+    "name": "agent-1\x1b[2J",
+    "class": "default",
+    "runtime": None,
+    "path": "[b]/x",
+    "processes": 3,
+    "lost": {"budget": 2},
+    "tamperable": True,
+}
 
 
 def test_sandboxes_are_a_table(
@@ -53,8 +62,8 @@ def test_sandboxes_are_a_table(
     serve(orjson.dumps([ONE]))
     assert main(["sandbox", "list", "--config", config]) == 0
     heading, _, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["Name", "Class", "Processes", "Clean", "Cgroup", "path", "Why"]
-    assert row.split() == ["agent-1\\x1b[2J", "default", "3", "yes", "[b]/x"]
+    assert heading.split() == ["Name", "Class", "Runtime", "Path", "Processes", "Lost", "Tamperable"]
+    assert row.split() == ["agent-1\\x1b[2J", "default", "[b]/x", "3", "budget", "2", "yes"]
 
 
 def test_sandboxes_are_json_a_line(

@@ -79,7 +79,7 @@ class LiveView:
         for line in notify.recv(4096).decode("utf-8", "replace").split("\n"):
             if line == "READY=1" and not self._ready:
                 self._ready = True
-                click.echo(f"ready: logging to {escape(self._log_path)}; Ctrl-C ends it", err=True)
+                click.echo(f"ready: logging to {escape(self._log_path)}; times are UTC; Ctrl-C ends it", err=True)
             elif line.startswith("STATUS=") and not self._ready:
                 click.echo(escape(line.removeprefix("STATUS=")), err=True)
 

@@ -54,7 +54,7 @@ def test_the_view_shows_what_is_logged_and_passes_signals_on(tmp_path: Path, sen
     assert "\\x1b[2Jcommand 0" in lines[0]
     assert list((tmp_path / "tmp").iterdir()) == []
     told = err.read_text().splitlines()
-    assert told == ["compiling \\x1b[31m", f"ready: logging to {tmp_path}/events.jsonl; Ctrl-C ends it"]
+    assert told == ["compiling \\x1b[31m", f"ready: logging to {tmp_path}/events.jsonl; times are UTC; Ctrl-C ends it"]
 
 
 def test_a_flood_is_skipped_in_the_view_not_in_the_log(tmp_path: Path) -> None:

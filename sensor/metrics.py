@@ -27,14 +27,13 @@ LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
-# What is lost, by stage, as far as it shall be there with 0 from the start: the kernel's reasons are its
-# own, the log's also the errno of a failed write.
+# What is lost, by stage, as far as it shall be there with 0 from the start.
 LOSS_REASONS: dict[str, tuple[str, ...]] = {
     "kernel": tuple(loss.name.lower() for loss in Loss if loss is not Loss.REASONS),
     "ring": ("corrupt", "gap"),
     "decode": ("corrupt", "short", "unknown_type"),
     "enrich": ("error", "processes_full", "sandboxes_full"),
-    "log": ("ENOSPC", "EIO", "journal"),
+    "log": ("error", "full", "journal"),
     "api": ("not_read", "unanswered"),
 }
 

@@ -53,12 +53,16 @@ class CgroupDirectory:
     def populated(self) -> bool:
         return b"populated 1" in self.read("cgroup.events")
 
-    def freeze(self) -> bool:
-        """Asks for it and does not wait. False: there is no freezer (before 5.2), or somebody else
-        froze it, who then decides when it thaws."""
+    def frozen(self) -> bool:
+        """Whether somebody asked for it. False also where there is no freezer (before 5.2)."""
         try:
-            if self.read("cgroup.freeze").strip() != b"0":
-                return False
+            return self.read("cgroup.freeze").strip() != b"0"
+        except OSError:
+            return False
+
+    def freeze(self) -> bool:
+        """Asks for it and does not wait. False: there is no freezer, or the cgroup is gone."""
+        try:
             self.write("cgroup.freeze", b"1")
         except OSError:
             return False

@@ -25,6 +25,7 @@ from msgspec import Struct
 from sensor.errors import ActError
 from sensor.respond import procfs
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.freezer import Freezer
 from sensor.respond.nevertouch import NeverTouch, Refusal
 from sensor.respond.table import Host, Identity, Known, identity, same
 
@@ -60,6 +61,7 @@ class Killer:
         self._path = host.path
         self._guard = guard
         self._mount = host.cgroup_mount
+        self._freezer = Freezer(host.cgroup_mount, host.state)
 
     def started(self, tgid: int, start_ns: int, acted_ns: int) -> int:
         """Start time in ticks of whoever acted at `acted_ns` (CLOCK_MONOTONIC), 0 where it is gone.
@@ -133,13 +135,11 @@ class Killer:
             self._drain(tree, AT_ONCE)
             return
         with directory:
-            if self._guard.sandbox(path, directory.processes()) is not None or not directory.freeze():
+            if self._guard.sandbox(path, directory.processes()) is not None:
                 self._drain(tree, AT_ONCE)
                 return
-            try:
-                self._drain(tree, AT_ONCE_FROZEN)
-            finally:
-                directory.thaw()
+            with self._freezer.hold(directory, path, tree.sandbox_id) as froze:
+                self._drain(tree, AT_ONCE_FROZEN if froze else AT_ONCE)
 
     def _kill(self, tree: Tree | None, target: Identity, sandbox_id: int = 0) -> Refusal | None:
         sandbox_id = tree.sandbox_id if tree is not None else sandbox_id

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from sensor.respond import procfs
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.freezer import Freezer
 from sensor.respond.kill import Gone, Killer
 from sensor.respond.nevertouch import NeverTouch, Refusal
 from sensor.respond.table import Host, Identity, identity
@@ -30,6 +31,7 @@ class SandboxKiller:
         self._guard = guard
         self._killer = killer
         self._mount = host.cgroup_mount
+        self._freezer = Freezer(host.cgroup_mount, host.state)
 
     def kill(self, sandbox_id: int) -> Killed | Refusal:
         """:raises Gone: nothing of it is left.
@@ -46,11 +48,11 @@ class SandboxKiller:
             refusal = self._guard.sandbox(path, before)
             if refusal is not None:
                 return refusal
-            complete = self._kill_directory(directory, sandbox_id) if before or directory.populated() else True
+            complete = self._kill_directory(directory, path, sandbox_id) if before or directory.populated() else True
         strays = self._strays(sandbox_id, set(before))
         return Killed((*before, *strays.tgids), complete and strays.complete)
 
-    def _kill_directory(self, directory: CgroupDirectory, sandbox_id: int) -> bool:
+    def _kill_directory(self, directory: CgroupDirectory, path: str, sandbox_id: int) -> bool:
         try:
             directory.write("cgroup.kill", b"1")
         except OSError as error:
@@ -58,23 +60,19 @@ class SandboxKiller:
                 return True
             if error.errno not in _NO_KILL_FILE:
                 raise
-            return self.kill_each(directory, sandbox_id)
+            return self.kill_each(directory, path, sandbox_id)
         return True
 
-    def kill_each(self, directory: CgroupDirectory, sandbox_id: int) -> bool:
+    def kill_each(self, directory: CgroupDirectory, path: str, sandbox_id: int) -> bool:
         """Freeze, kill each, thaw; again while something is new. False: ROUNDS were not enough.
 
         A frozen process dies of SIGKILL without being thawed, and cannot fork before.
         """
         signalled: set[Identity] = set()
         for _ in range(ROUNDS):
-            froze = directory.freeze()
-            try:
+            with self._freezer.hold(directory, path, sandbox_id):
                 fresh = [target for target in _living(directory.processes()) if target not in signalled]
                 self._kill_all(fresh, sandbox_id)
-            finally:
-                if froze:
-                    directory.thaw()
             if not fresh:
                 return True
             signalled.update(fresh)

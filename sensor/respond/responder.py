@@ -16,6 +16,7 @@ from msgspec import Struct
 from sensor.events.detection import Detection, Response
 from sensor.metrics import Metrics
 from sensor.respond.disarm import Arming
+from sensor.respond.freezer import Freezer
 from sensor.respond.kill import Gone, Killer, Tree
 from sensor.respond.killsandbox import Killed, SandboxKiller
 from sensor.respond.nevertouch import NeverTouch, Refusal
@@ -52,8 +53,17 @@ class Responder:
         self._arming = arming
         guard = NeverTouch(host)
         self._killer = Killer(host, guard)
+        self._freezer = Freezer(host.cgroup_mount, host.state)
         self._sandboxes = SandboxKiller(host, guard, self._killer)
         self._pending: deque[Pending] = deque()
+
+    def recover(self) -> list[str]:
+        """To be called once at start: thaws the cgroups that a daemon killed in mid-response left frozen.
+
+        :returns: their paths, for the operator.
+        :raises OSError: one cannot be thawed.
+        """
+        return self._freezer.thaw_leftovers()
 
     @property
     def pending(self) -> bool:

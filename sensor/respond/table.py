@@ -55,6 +55,7 @@ class Host(Struct, frozen=True):
     sandbox_path: Callable[[int], str | None]  # cgroup path below the mount; None once it is gone
     own_pids: Callable[[], Collection[int]]  # tgids of the core, the api and whatever started them
     cgroup_mount: str  # of cgroup2
+    state: str = ""  # the folder paths.state, which survives the daemon; without it nothing is ever frozen
 
     def path(self, sandbox_id: int) -> str | None:
         """Of its cgroup, as /proc/PID/cgroup writes it: `/a/b`."""

@@ -20,7 +20,7 @@ def _ask(socket: Path, cgroup: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=2 * PATIENCE_S, check=False)
 
 
-def test_root_in_a_sandbox_is_refused_and_root_outside_is_served(tmp_path: Path, sandbox: Cgroup) -> None:  # noqa: F811
+def test_root_in_a_sandbox_is_refused_and_root_outside_is_served(tmp_path: Path, sandbox: Cgroup) -> None:
     nested = Cgroup(sandbox.directory, "nested")
     inside = "/" + sandbox.directory.name + "/"
     with serving(tmp_path, lambda _tgid, path: (path + "/").startswith(inside)) as service:

@@ -16,6 +16,7 @@ import pytest
 
 from sensor.respond import kill, killsandbox, procfs
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.freezer import Freezer
 from sensor.respond.kill import Gone, Killer, Tree
 from sensor.respond.killsandbox import Killed, SandboxKiller
 from sensor.respond.nevertouch import NeverTouch, Refusal
@@ -45,6 +46,7 @@ class Cgroup:
         self.directory = parent / name
         self.directory.mkdir()
         self.id = self.directory.stat().st_ino
+        self.state = ""
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
@@ -92,10 +94,11 @@ def mount() -> Path:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Cgroup]:
+def sandbox(tmp_path: Path) -> Iterator[Cgroup]:
     if os.geteuid():
         pytest.fail("root is needed to make cgroups")
     cgroup = Cgroup(mount(), f"pinfold-test-{secrets.token_hex(4)}")
+    cgroup.state = str(tmp_path)
     try:
         yield cgroup
     finally:
@@ -124,7 +127,7 @@ class Kernel(Table):
 
 
 def host(cgroup: Cgroup, table: Table, own_pids: Sequence[int] = ()) -> Host:
-    return Host(table, lambda _: cgroup.directory.name, lambda: own_pids, str(mount()))
+    return Host(table, lambda _: cgroup.directory.name, lambda: own_pids, str(mount()), state=cgroup.state)
 
 
 def killers(known: Host) -> tuple[Killer, SandboxKiller]:
@@ -172,6 +175,7 @@ def test_a_tree_that_forks_while_it_is_killed(
     assert len(tree.killed) >= 40
     assert alive(bystander.pid)
     assert (sandbox.directory / "cgroup.freeze").read_text() == "0\n"
+    assert os.listdir(sandbox.state) == ["born"]
 
 
 def test_a_large_tree_in_a_sandbox_that_somebody_froze_stays_frozen(
@@ -253,7 +257,7 @@ def test_a_threaded_cgroup_hides_nobody(sandbox: Cgroup, monkeypatch: pytest.Mon
         (threaded.directory / "cgroup.threads").write_text(str(member.pid))
         with CgroupDirectory(str(mount()), "/" + sandbox.directory.name, sandbox.id) as directory:
             assert directory.processes() == [member.pid]
-        below = Host(Table(), lambda _: f"{sandbox.directory.name}/threaded", lambda: (), str(mount()))
+        below = Host(Table(), lambda _: f"{sandbox.directory.name}/threaded", lambda: (), str(mount()), sandbox.state)
         _, sandboxes = killers(below)
         done = sandboxes.kill(threaded.id)
         assert done == Killed((member.pid,))
@@ -268,7 +272,9 @@ def test_rounds_are_bounded(sandbox: Cgroup, monkeypatch: pytest.MonkeyPatch) ->
     process = sandbox.start("sleep", "300")
     _, sandboxes = killers(host(sandbox, Table()))
     with CgroupDirectory(str(mount()), "/" + sandbox.directory.name, sandbox.id) as directory:
-        assert not sandboxes.kill_each(directory, sandbox.id)  # one round cannot tell that nothing is new
+        assert not sandboxes.kill_each(
+            directory, "/" + sandbox.directory.name, sandbox.id
+        )  # one round cannot tell that nothing is new
     assert process.wait() == -9
 
 
@@ -322,3 +328,50 @@ def test_identities_differ_by_start_time(sandbox: Cgroup) -> None:
     with pytest.raises(Gone):
         killer.alone(Identity(process.pid, stat.start_ticks - 1), sandbox.id)
     assert alive(process.pid)
+
+
+DIES = """
+import os, sys
+from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.freezer import Freezer
+mount, path, number, state = sys.argv[1:]
+with CgroupDirectory(mount, path, int(number)) as directory:
+    with Freezer(mount, state).hold(directory, path, int(number)) as froze:
+        print(froze, flush=True)
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_daemon_left_frozen_is_thawed(sandbox: Cgroup) -> None:
+    path = "/" + sandbox.directory.name
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    died = subprocess.run(
+        [sys.executable, "-c", DIES, str(mount()), path, str(sandbox.id), sandbox.state],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert (died.returncode, died.stdout) == (-9, "True\n")
+    (Path(sandbox.state) / "frozen-1").write_text("/of a cgroup that is gone")
+    (Path(sandbox.state) / "frozen-x").write_text("not ours")
+    with CgroupDirectory(str(mount()), path, sandbox.id) as directory:
+        assert directory.frozen()
+        freezer = Freezer(str(mount()), sandbox.state)
+        with freezer.hold(directory, path, sandbox.id) as froze:
+            assert not froze  # by somebody else, for all that a response knows
+        assert freezer.thaw_leftovers() == [path]
+        assert not directory.frozen()
+    assert os.listdir(sandbox.state) == ["frozen-x"]
+    assert Freezer(str(mount()), sandbox.state + "/none").thaw_leftovers() == []
+    assert Freezer(str(mount()), "").thaw_leftovers() == []
+
+
+def test_without_room_for_the_marker_nothing_is_frozen(sandbox: Cgroup) -> None:
+    path = "/" + sandbox.directory.name
+    with (
+        CgroupDirectory(str(mount()), path, sandbox.id) as directory,
+        Freezer(str(mount()), "/nonexistent").hold(directory, path, sandbox.id) as froze,
+    ):
+        assert not froze
+        assert not directory.frozen()

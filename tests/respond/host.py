@@ -53,7 +53,7 @@ class Table:
 def host(
     table: Table, path: str | None = None, own_pids: Sequence[int] = (), mount: str | Path = "/sys/fs/cgroup"
 ) -> Host:
-    return Host(table, lambda _: path, lambda: own_pids, str(mount))
+    return Host(table, lambda _: path, lambda: own_pids, str(mount), state="/nonexistent")
 
 
 def record_of(tgid: int, **known: object) -> Record:

@@ -8,7 +8,7 @@ PINFOLD_PYTHON=/usr/bin/python3 # Debian's own: the one for which python3-bpfcc 
 
 PACKAGES_RUN=(python3 python3-bpfcc libbpf1 python3-venv ca-certificates)
 PACKAGES_DEMO=(openssh-server openssh-client gcc libc6-dev iproute2 util-linux curl git)
-PACKAGES_TEST=(prometheus systemd shellcheck)
+PACKAGES_TEST=(prometheus systemd shellcheck strace)
 
 say() { printf 'pinfold: %s\n' "$*" >&2; }
 die() {

@@ -19,16 +19,16 @@ PAGE = "what the sandbox keeps to itself\n"
 
 
 class Act(Struct, frozen=True):
-    """One tool call of the incident. `is_its` tells whether a detection is of this act; `refused` are
-    the devices that it opens, as (major, minor); `harm` counts what the outside has had of it so far."""
+    """One tool call of the incident. `is_its` tells whether a detection is of this act; `device` is what
+    it opens, if that is its point; `harm` counts what the outside has had of such acts so far."""
 
     name: str
     title: str
     command: list[str]
     is_its: Callable[[Record], bool]
-    harm: Callable[[], int]
-    harmless: str
-    refused: tuple[tuple[int, int], ...] = ()
+    harm: Callable[[], int] = lambda: 0
+    harmless: str = ""
+    device: Node | None = None
 
 
 def acts(folder: Path, peers: Peers, nodes: list[Node]) -> list[Act]:
@@ -64,13 +64,15 @@ def acts(folder: Path, peers: Peers, nodes: list[Node]) -> list[Act]:
             harm=lambda: peers.pool_heard("mining.submit"),
             harmless="the pool had no share",
         ),
-        Act(
-            name="gpu",
-            title="opens " + ", ".join(str(node.path) for node in nodes),
-            command=[opener, *(str(node.path) for node in nodes)],
-            is_its=lambda record: opener in record["CommandLine"],
-            harm=lambda: 0,
-            harmless="",
-            refused=tuple((node.major, node.minor) for node in nodes),
-        ),
+        *(_gpu(opener, node) for node in nodes),
     ]
+
+
+def _gpu(opener: str, node: Node) -> Act:
+    return Act(
+        name=node.path.name,
+        title=f"opens {node.path}, " + ("a real device" if node.real else "made for the demo"),
+        command=[opener, str(node.path)],
+        is_its=lambda record: str(node.path) in record["CommandLine"],
+        device=node,
+    )

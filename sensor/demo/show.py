@@ -17,7 +17,9 @@ def row(label: str, text: str) -> None:
     """`  label      text`, the text wrapped under itself. Text from the log is escaped where it is not printable."""
     printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     indent = " " * (2 + LABEL)
-    lines = textwrap.wrap(printable, WIDTH, initial_indent=indent, subsequent_indent=indent) or [indent]
+    lines = textwrap.wrap(
+        printable, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    ) or [indent]
     _print(f"  {label:<{LABEL}}" + "\n".join(lines)[len(indent) :])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sensor.demo import show
 from sensor.demo.acts import PAGE, PAGE_PORT, Act, acts
 from sensor.demo.child import Child
-from sensor.demo.gpu import nodes
+from sensor.demo.gpu import Node, nodes
 from sensor.demo.journal import Record
 from sensor.demo.network import Network
 from sensor.demo.peers import STUBS, Peers
@@ -21,6 +21,7 @@ PYTHON = "/usr/bin/python3"
 WORK_PORT = 8080
 RUN_SECONDS = 60.0  # for a program of the demo to end
 SEEN_SECONDS = 15.0  # for what has happened to stand in the log
+CAUSES = {"process_creation": "exec", "network_connection": "connect", "device_access": "open"}
 WORK_PROGRAMS = ("gcc", "sum", "curl")  # what ordinary work must at least have run, by the log
 
 
@@ -50,8 +51,8 @@ class Story:
         self._unwatched()
         show.heading("The sensor starts")
         sensor = Sensor(self._instance, self._folder, self._undo)
-        show.row(AGENT, "enforce: no GPU is granted; high and critical detections are killed")
-        show.row(WORK, "monitor: detections are told, nothing is refused or killed")
+        show.row(AGENT, "enforce: no GPU is granted; what is detected, of level medium or above, is killed")
+        show.row(WORK, "monitor: nothing is refused or killed")
         self._ordinary_work(sensor)
         self._incident(sensor)
         self._sum_up(sensor)
@@ -67,11 +68,9 @@ class Story:
                 self._unwatched_tunnel(act)
                 continue
             child = self._finish(self._start(f"unwatched {act.name}", act.command))
-            if act.refused:
-                self._expect("EPERM" not in child.said(), "unwatched, the device opens are not refused")
-            else:
-                self._expect("share accepted" in child.said(), f"unwatched, the {act.name}'s share is accepted")
-            show.row(act.name, act.title + ": " + "; ".join(child.said().split("\n")).rstrip("; "))
+            worked = "EPERM" not in child.said() if act.device else "share accepted" in child.said()
+            self._expect(worked, f"unwatched, {act.name} works")
+            show.row(act.name, f"{act.title}: {child.last_line()}")
 
     def _unwatched_tunnel(self, act: Act) -> None:
         tunnel = self._start("unwatched tunnel", act.command)
@@ -99,7 +98,8 @@ class Story:
         plan.write_text(json.dumps({act.name: act.command for act in self._acts}))
         before = {act.name: act.harm() for act in self._acts}
         agent = [str(self._programs / "agent.py"), str(plan), str(results)]
-        self._finish(self._start(AGENT, sensor.sandbox(AGENT, agent)))
+        child = self._finish(self._start(AGENT, sensor.sandbox(AGENT, agent)))
+        self._expect(child.status == 0, f"the agent ends by itself (status {child.status}: {child.last_line()})")
         ended: dict[str, Any] = {}
         if results.exists():
             ended = {call["name"]: call for call in map(json.loads, results.read_text().splitlines())}
@@ -110,8 +110,8 @@ class Story:
     def _follow(self, sensor: Sensor, act: Act, call: dict[str, Any], harm: int) -> None:
         """One act: what the log says of it, and what the outside had of it."""
         show.row(act.name, act.title)
-        for device in act.refused:
-            self._refused(sensor, device)
+        if act.device:
+            self._refused(sensor, act.name, act.device)
         self._undo.until(lambda: self._told(sensor, act), SEEN_SECONDS)
         detections = self._detections(sensor, act)
         for detection in detections:
@@ -119,19 +119,19 @@ class Story:
             show.row("", f"detected   {rule['level']}: {rule['title']}")
         self._expect(bool(detections), f"{act.name}: detected")
         kills = [
-            response
+            (response["latency_ns"], detection["category"], response["targets"])
             for detection in detections
             for response in sensor.journal.responses(detection)
             if response["action"] == "kill" and response["outcome"] == "done"
         ]
         if self._expect(bool(kills), f"{act.name}: killed by the sensor"):
-            first = min(kills, key=lambda response: int(response["latency_ns"]))
-            self._killed.update(first["targets"])
-            tgids = ", ".join(map(str, first["targets"]))
-            show.row("", f"killed     process {tgids}, {first['latency_ns'] / 1e6:.1f} ms after what gave it away")
+            latency_ns, category, targets = min(kills)
+            self._killed.update(targets)
+            tgids = ", ".join(map(str, targets))
+            show.row("", f"killed     process {tgids}, {latency_ns / 1e6:.1f} ms after its {CAUSES[category]}")
         self._expect(call["status"] == -9, f"{act.name}: ended by SIGKILL (status {call['status']})")
-        if act.refused:
-            self._expect("opened" not in call["output"], f"{act.name}: no device was opened")
+        if act.device:
+            self._expect(call["output"] in {"", "EPERM\n"}, f"{act.name}: not opened ({call['output'].strip()})")
         elif self._expect(harm == 0, f"{act.name}: {act.harmless}"):
             show.row("", f"outside    {act.harmless}")
 
@@ -144,19 +144,19 @@ class Story:
         found = (sensor.journal.responses(detection) for detection in self._detections(sensor, act))
         return any(response["action"] == "kill" for responses in found for response in responses)
 
-    def _refused(self, sensor: Sensor, device: tuple[int, int]) -> None:
+    def _refused(self, sensor: Sensor, name: str, node: Node) -> None:
         def refusals() -> list[Record]:
             sensor.journal.read()
             return [
                 event
                 for event in sensor.journal.events(AGENT, "device_access")
-                if (event["DeviceMajor"], event["DeviceMinor"]) == device and event["Verdict"] == "refused"
+                if (event["DeviceMajor"], event["DeviceMinor"]) == (node.major, node.minor)
+                and event["Verdict"] == "refused"
             ]
 
-        name = f"character device {device[0]}:{device[1]}"
-        if self._expect(self._undo.until(lambda: bool(refusals()), SEEN_SECONDS), f"gpu: {name} refused"):
+        if self._expect(self._undo.until(lambda: bool(refusals()), SEEN_SECONDS), f"{name}: refused"):
             event = refusals()[0]
-            show.row("", f"refused    {name}, class {event['DeviceClass']}, for {event['Access']}: EPERM")
+            show.row("", f"refused    device {node.major}:{node.minor}, class {event['DeviceClass']}: EPERM")
 
     def _sum_up(self, sensor: Sensor) -> None:
         sensor.journal.read()

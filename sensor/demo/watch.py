@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
@@ -30,7 +31,7 @@ classes:
   agents:
     mode: enforce
     granted_devices: []
-    responses: {{high: kill, critical: kill}}
+    responses: {{medium: kill, high: kill, critical: kill}}
   work:
     mode: monitor
 paths:
@@ -44,9 +45,12 @@ metrics:
 
 
 class Sensor:
-    """The daemon in `folder`, READY when this returns. `journal` is its log, `metrics` what it exports."""
+    """The daemon in `folder`, READY when this returns. `journal` is its log, `metrics` what it exports.
 
-    def __init__(self, instance: str, folder: Path, undo: Undo) -> None:
+    :param prefix: a command that becomes the daemon's, such as one that takes privileges away.
+    """
+
+    def __init__(self, instance: str, folder: Path, undo: Undo, prefix: Sequence[str] = ()) -> None:
         self._undo = undo
         self.cgroup = Path(find_cgroup2_mount()) / instance
         self.port = free_port()
@@ -60,7 +64,7 @@ class Sensor:
             notify.bind(str(address))
             self.child = Child(
                 "sensor",
-                [sys.executable, "-m", "sensor.daemon", "--config", str(self.config)],
+                [*prefix, sys.executable, "-m", "sensor.daemon", "--config", str(self.config)],
                 folder / "sensor.out",
                 undo,
                 environment={"NOTIFY_SOCKET": str(address)},

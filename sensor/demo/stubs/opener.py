@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -I
-"""Opens each device node given, as a CUDA program would, and prints one line for each: what became of it."""
+"""Opens the device node given, as a CUDA program would, and prints what became of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import sys
 
 
 def main() -> int:
-    for path in sys.argv[1:]:
-        try:
-            os.close(os.open(path, os.O_RDWR))
-            outcome = "opened"
-        except OSError as error:
-            outcome = errno.errorcode.get(error.errno or 0, str(error.errno))
-        os.write(1, f"{path} {outcome}\n".encode())
+    try:
+        os.close(os.open(sys.argv[1], os.O_RDWR))
+        outcome = "opened"
+    except OSError as error:
+        outcome = errno.errorcode[error.errno or 0]
+        if error.errno in (errno.ENXIO, errno.ENODEV):
+            outcome += ", as it has no driver: not refused"
+    os.write(1, f"{outcome}\n".encode())
     return 0
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from sensor.rules import ir, need
-from sensor.rules.need import Atom, Clause, Need
+from sensor.rules.need import Atom, Clause
 
 _COMPARE = {"eq": "==", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _METHOD = {"prefix": "startswith", "suffix": "endswith"}
@@ -36,9 +36,9 @@ class _Predicate:
 
     def write(self, item: ir.Expression) -> str:
         if isinstance(item, ir.And):
-            return "(" + " and ".join(map(self.write, item.items)) + ")"
+            return "(" + " and ".join(map(self.write, sorted(item.items, key=_cost))) + ")"
         if isinstance(item, ir.Or):
-            return "(" + " or ".join(self._alternatives(item.items)) + ")"
+            return "(" + " or ".join(self._alternatives(sorted(item.items, key=_cost))) + ")"
         if isinstance(item, ir.Not):
             return f"not {self.write(item.item)}"
         return self._leaf(item)
@@ -117,6 +117,17 @@ class _Predicate:
         return self.constants.setdefault(call, f"K{self.number}_{len(self.constants)}")
 
 
+def _cost(item: ir.Expression) -> int:
+    """What is cheap is asked first; the order changes no result."""
+    if isinstance(item, (ir.And, ir.Or)):
+        return 1 + sum(map(_cost, item.items))
+    if isinstance(item, ir.Not):
+        return 1 + _cost(item.item)
+    if isinstance(item, (ir.Regex, ir.Pattern, ir.Cidr)):
+        return 20
+    return 2 if isinstance(item, (ir.Text, ir.Reference, ir.TimePart)) else 1
+
+
 def _group(item: ir.Expression) -> tuple[object, ...] | None:
     if isinstance(item, ir.Text) and item.shape != "contains":
         return (item.attribute, item.shape, item.cased, item.numeric)
@@ -131,53 +142,51 @@ def predicate(number: int, expression: ir.Expression, title: str) -> str:
 
 
 class _Index:
-    """Writes `candidates_<category>(activity) -> int`: a bit for each rule worth evaluating."""
+    """Writes `candidates_<category>(activity) -> int`: bits for the rules worth evaluating.
 
-    def __init__(self, category: str, needs: Sequence[Need]) -> None:
+    Each look-up gives the bits of all clauses that it satisfies, PLANES groups of one bit a branch; a branch
+    is a candidate when its bit is set in every group. One with fewer clauses has the rest for free.
+    """
+
+    def __init__(self, category: str, needs: Sequence[tuple[Clause, ...]]) -> None:
         self.category = category
         self.direct = need.DIRECT.get(category)
-        self.needs = needs
+        self.count = len(needs)
+        self.planes = max(map(len, needs), default=0) or 1
+        self.free = (1 << self.count * self.planes) - 1
+        self.atoms: dict[Atom, int] = defaultdict(int)
+        for number, clauses in enumerate(needs):
+            for plane, clause in enumerate(clauses):
+                bit = 1 << (plane * self.count + number)
+                self.free &= ~bit
+                for atom in clause:
+                    self.atoms[atom] |= bit
         self.constants: list[str] = []
 
     def source(self) -> str:
-        cheap = self._plane(0, [n.cheap for n in self.needs])
-        lines = [f"    m = {cheap[0]}", *(f"    {line}" for line in cheap[1:])]
-        needing = sum(1 << bit for bit, n in enumerate(self.needs) if n.direct)
-        if needing:
-            direct = self._plane(1, [n.direct for n in self.needs])
-            lines += [f"    if m & {needing:#x}:", f"        n = {direct[0]}"]
-            lines += [f"        {line}" for line in direct[1:]]
-            lines += ["        m &= n"]
-        head = [*self.constants, "", "", f"def candidates_{self.category}(a):"]
-        return "\n".join([*head, *lines, "    return m", ""])
+        terms = [f"{self.free:#x}"]
+        flags: list[str] = []
+        for attribute in sorted({atom.attribute for atom in self.atoms}):
+            of_field = {atom: bits for atom, bits in self.atoms.items() if atom.attribute == attribute}
+            if all(atom.kind == "flag" for atom in of_field):
+                flags += [
+                    f"    if {'' if atom.value else 'not '}a.{attribute}: m |= {bits:#x}"
+                    for atom, bits in of_field.items()
+                ]
+            else:
+                terms.append(self._term(attribute, of_field))
+        everywhere = "".join(f" & m >> {self.count * plane}" for plane in range(1, self.planes))
+        head = [*self.constants, "", "", f"def candidates_{self.category}(a):", f"    m = {' | '.join(terms)}"]
+        return "\n".join([*head, *flags, f"    return m{everywhere} & {(1 << self.count) - 1:#x}", ""])
 
-    def _plane(self, plane: int, clauses: Sequence[Clause | None]) -> list[str]:
-        """First what is always computed, as one expression; then the lines that add to it."""
-        variable = "mn"[plane]
-        free = sum(1 << bit for bit, clause in enumerate(clauses) if clause is None)
-        atoms: dict[Atom, int] = defaultdict(int)
-        for bit, clause in enumerate(clauses):
-            for atom in clause or ():
-                atoms[atom] |= 1 << bit
-        terms = [f"{free:#x}"]
-        lines: list[str] = []
-        for attribute in sorted({atom.attribute for atom in atoms}):
-            of_field = {atom: bits for atom, bits in atoms.items() if atom.attribute == attribute}
-            flags = {atom: bits for atom, bits in of_field.items() if atom.kind == "flag"}
-            for atom, bits in flags.items():
-                lines.append(f"if {'' if atom.value else 'not '}a.{attribute}: {variable} |= {bits:#x}")
-            if len(flags) < len(of_field):
-                terms.append(self._term(plane, attribute, of_field))
-        return [" | ".join(terms), *lines]
-
-    def _term(self, plane: int, attribute: str, atoms: dict[Atom, int]) -> str:
-        name = f"{self.category}_{attribute}_{plane}"
+    def _term(self, attribute: str, atoms: dict[Atom, int]) -> str:
+        name = f"{self.category}_{attribute}"
         if any(atom.kind == "number" for atom in atoms):
             self.constants.append(f"{name} = {_masks(atoms, 'number')}.get")
             return f"{name}(a.{attribute}, 0)"
         if attribute == self.direct:
             self.constants.append(f"{name} = Literals({_masks(atoms, 'literal')})")
-            return f"{name}(a.{attribute}.casefold())"
+            return f"{name}(a.{attribute})"
         kinds = ("exact", "name", "literal", "network")
         self.constants.append(f"{name} = FieldIndex({', '.join(_masks(atoms, kind) for kind in kinds)})")
         return f"{name}[a.{attribute}]"
@@ -187,15 +196,15 @@ def _masks(atoms: dict[Atom, int], kind: str) -> str:
     return "{" + ", ".join(f"{a.value!r}: {bits:#x}" for a, bits in atoms.items() if a.kind == kind) + "}"
 
 
-def module(predicates: Sequence[str], categories: Sequence[str], needs: Sequence[Need]) -> str:
+def module(predicates: Sequence[str], categories: Sequence[str], needs: Sequence[Sequence[tuple[Clause, ...]]]) -> str:
     """The whole source. `RULES[i]` is rule i's predicate; `CATEGORIES[c]` is the finder of category c
-    and the rule behind each of its bits."""
+    and the rule behind each of its bits: as many bits a rule as it has branches, side by side."""
     parts = [HEADER, *predicates, f"RULES = ({''.join(f'rule_{i}, ' for i in range(len(predicates)))})", ""]
     table: dict[str, str] = {}
     for category in dict.fromkeys(categories):
-        numbers = tuple(i for i, of in enumerate(categories) if of == category)
-        parts.append(_Index(category, [needs[i] for i in numbers]).source())
-        table[category] = f"(candidates_{category}, {numbers!r})"
+        found = [(i, branch) for i, of in enumerate(categories) if of == category for branch in needs[i]]
+        parts.append(_Index(category, [branch for _, branch in found]).source())
+        table[category] = f"(candidates_{category}, {tuple(i for i, _ in found)!r})"
     parts += ["", "CATEGORIES = {", *(f"    {name!r}: {value}," for name, value in table.items()), "}", ""]
     return "\n".join(parts)
 

@@ -17,7 +17,7 @@ Finder = Callable[[Activity], int]
 
 
 class _Category:
-    """`find` gives a bit for each candidate; bit n is `entries[n]`."""
+    """`find` gives the candidates' bits; bit n is `entries[n]`, and a rule's bits stand side by side."""
 
     __slots__ = ("entries", "find", "full")
 
@@ -68,10 +68,14 @@ class Engine:
 
     def _evaluate(self, category: _Category, bits: int, activity: object) -> tuple[Rule, ...]:
         matched: list[Rule] = []
+        last: Rule | None = None
         while bits:
             lowest = bits & -bits
             bits ^= lowest
             rule, predicate = category.entries[lowest.bit_length() - 1]
+            if rule is last:
+                continue
+            last = rule
             try:
                 if predicate(activity):  # type: ignore[arg-type]
                     self.hits[rule.id] += 1

@@ -6,51 +6,78 @@ clauses hold, and only candidates are evaluated; a clause may say too little, ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from sensor.rules import ir
+from sensor.rules.literals import normal, required
 
 AtomKind = Literal["exact", "name", "literal", "network", "number", "flag"]
 Clause = frozenset["Atom"]
 
-MIN_LITERAL = 2  # a single character is in nearly every text
-
-
-class Atom(Struct, frozen=True):
-    """exact: the whole folded text; name: its last path component; literal: part of it; network: CIDR."""
-
-    attribute: str
-    kind: AtomKind
-    value: str | int | float | bool
-
-
-class Need(Struct, frozen=True):
-    """At most two clauses: `cheap` without the direct field, `direct` with it. None: nothing is known."""
-
-    cheap: Clause | None
-    direct: Clause | None
-
+PLANES = 4  # clauses that the index looks up for a branch
+MAX_BRANCHES = 12  # of a rule
+GOOD = 250.0  # the likelihood up to which one more clause is worth its look-ups
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
 
+# Command lines of everyday work, roughly: a literal that is in them makes a poor clause.
+_ORDINARY = normal(
+    """ /bin/sh -c cd /home/user/project && exec bash -i -l -e -x sudo env PATH=/usr/local/bin:/usr/bin:/bin
+ gcc -O2 -g -Wall -Werror -fPIC -I/usr/include/x86_64-linux-gnu -DNAME=1 -c src/main.c -o build/main.o -lm
+ python3.11 -m pip install --user --upgrade -r requirements.txt --index-url https://host.org/simple
+ node /usr/lib/node_modules/npm/bin/npm-cli.js run build -- --port 3000 --host 127.0.0.1 localhost:8080
+ git clone --depth 1 https://github.com/org/repo.git git -c core.fsmonitor=false status --porcelain -uno
+ make -j8 all cmake --build . --target install ld -shared -z relro /tmp/cc.o -L/usr/lib -rpath
+ find . -type f -name *.py -exec grep -rn pattern {} ; ls -la cat file.txt | head -n 20 rm -rf /tmp/x cp -a
+ curl -sS -L -o out.tar.gz http://localhost/ tar xzf -C /opt dpkg --configure -a apt-get install -y
+ pytest -q -k test --workers=4 uvicorn server:app --config client.toml java -jar app.jar -u root -p 1 """
+)
 
-def of_rule(expression: ir.Expression, category: str) -> Need:
-    """The best clause of each sort that `expression` (any shape) implies."""
-    field = DIRECT.get(category)
-    clauses = _clauses(ir.simplified(expression), field)
-    return Need(_best(c for c in clauses if not _uses(c, field)), _best(c for c in clauses if _uses(c, field)))
+
+class Atom(Struct, frozen=True):
+    """exact: the whole folded text; name: its last path component; literal: part of the normal text,
+    which begins and ends with a space; network: CIDR."""
+
+    attribute: str
+    kind: AtomKind
+    value: str | bytes | int | float | bool
 
 
-def _uses(clause: Clause, field: str | None) -> bool:
-    return any(atom.attribute == field for atom in clause)
+def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]]:
+    """For each of the rule's branches up to PLANES clauses that it implies, the best first; none: nothing
+    is known of it. A rule is a candidate when all clauses of one of its branches hold."""
+    direct = DIRECT.get(category)
+    return [_worth(_clauses(branch, direct)) for branch in branches(ir.simplified(expression))]
 
 
-def _best(clauses: Iterable[Clause]) -> Clause | None:
-    return min(clauses, key=_likelihood, default=None)
+def branches(item: ir.Expression) -> list[ir.Expression]:
+    """Expressions of which one at least is true when `item` (simplified) is: its alternatives, as far as
+    they are more than lists of values, each with what stands beside them."""
+    waiting, done = [item], list[ir.Expression]()
+    while waiting:
+        current = waiting.pop()
+        parts = current.items if isinstance(current, ir.And) else (current,)
+        split = next((part for part in parts if isinstance(part, ir.Or) and _differ(part)), None)
+        if split is None or len(waiting) + len(done) + len(split.items) > MAX_BRANCHES:
+            done.append(current)
+            continue
+        beside = tuple(part for part in parts if part is not split)
+        waiting += [ir.simplified(ir.And((part, *beside))) for part in reversed(split.items)]
+    return done
+
+
+def _differ(item: ir.Or) -> bool:
+    return any(isinstance(part, (ir.And, ir.Regex)) for part in item.items)
+
+
+def _worth(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
+    best = sorted(dict.fromkeys(clauses), key=_likelihood)[:PLANES]
+    poor = bool(best) and _likelihood(best[0]) > 1.0
+    return tuple(c for i, c in enumerate(best) if not i or (poor and _likelihood(c) <= GOOD))
 
 
 def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
@@ -58,19 +85,36 @@ def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
     if isinstance(item, ir.And):
         return [clause for part in item.items for clause in _clauses(part, direct)]
     if isinstance(item, ir.Or):
-        return _of_alternatives([_clauses(part, direct) for part in item.items], direct)
+        parts = [part for part in item.items if part != ir.Constant(False)]
+        return _of_alternatives([sorted(_clauses(part, direct), key=_likelihood) for part in parts])
+    if isinstance(item, ir.Regex) and not item.numeric:
+        found = [frozenset(Atom(item.attribute, "literal", text) for text in texts) for texts in required(item.pattern)]
+        return [_least(clause) for clause in found if all(map(_telling, clause))]
     atoms = [] if isinstance(item, ir.Not) else _atoms(item, direct)
-    return [frozenset(atoms)] if atoms else []
+    return [frozenset(atoms)] if all(map(_telling, atoms)) and atoms else []
 
 
-def _of_alternatives(parts: list[list[Clause]], direct: str | None) -> list[Clause]:
-    """One clause of each alternative, joined: the best ones, and the best without the direct field."""
-    joined: list[Clause] = []
-    for among in (parts, [[clause for clause in part if not _uses(clause, direct)] for part in parts]):
-        best = [_best(part) for part in among]
-        if best and all(best):
-            joined.append(frozenset(atom for clause in best if clause for atom in clause))
-    return joined
+def _least(clause: Clause) -> Clause:
+    """Without the literals that hold another one of the clause: the shorter says it already."""
+    texts = {atom.attribute: [b.value for b in clause if b.attribute == atom.attribute] for atom in clause}
+    return frozenset(
+        atom
+        for atom in clause
+        if not isinstance(atom.value, bytes)
+        or not any(
+            isinstance(text, bytes) and text != atom.value and text in atom.value for text in texts[atom.attribute]
+        )
+    )
+
+
+def _of_alternatives(parts: list[list[Clause]]) -> list[Clause]:
+    """The best clauses of each alternative joined, the second best, and so on: any choice is implied."""
+    if not parts or not all(parts):
+        return []
+    return [
+        _least(frozenset(atom for part in parts for atom in part[min(rank, len(part) - 1)]))
+        for rank in range(min(PLANES, max(map(len, parts))))
+    ]
 
 
 def _likelihood(clause: Clause) -> float:
@@ -81,14 +125,18 @@ def _likelihood(clause: Clause) -> float:
 def _weight(atom: Atom) -> float:
     if atom.kind == "flag":
         return 5.0 if atom.value else 1000.0
-    if atom.kind == "literal":
-        return 60.0 / len(str(atom.value)) ** 2
-    return 1.0
+    if isinstance(atom.value, bytes):
+        return (400.0 if atom.value in _ORDINARY else 4.0) / len(atom.value) ** 2
+    return 0.1
 
 
-def _atoms(item: ir.Expression, direct: str | None) -> list[Atom]:
+def _telling(atom: Atom) -> bool:
+    return not isinstance(atom.value, bytes) or bool(atom.value.strip())
+
+
+def _atoms(item: ir.Leaf, direct: str | None) -> list[Atom]:
     """Empty where the leaf implies nothing that can be looked up."""
-    if isinstance(item, (ir.Text, ir.Pattern, ir.Regex)):
+    if isinstance(item, (ir.Text, ir.Pattern)):
         return [] if item.numeric else _of_text(item, direct)
     if isinstance(item, ir.Cidr):
         return [Atom(item.attribute, "network", item.network)]
@@ -99,111 +147,16 @@ def _atoms(item: ir.Expression, direct: str | None) -> list[Atom]:
     return [Atom(item.attribute, "exact", "")] if isinstance(item, ir.Empty) and item.attribute != direct else []
 
 
-def _of_text(item: ir.Text | ir.Pattern | ir.Regex, direct: str | None) -> list[Atom]:
+def _of_text(item: ir.Text | ir.Pattern, direct: str | None) -> list[Atom]:
     if isinstance(item, ir.Pattern):
         longest = max((part for part in item.parts if isinstance(part, str)), key=len, default="")
-        return _literal(item.attribute, ir.fold(longest))
-    if isinstance(item, ir.Regex):
-        return [atom for text in required_literals(item.pattern) for atom in _literal(item.attribute, ir.fold(text))]
+        return [Atom(item.attribute, "literal", normal(longest))]
     value = ir.fold(item.value)
     if item.attribute != direct:
         if item.shape == "exact":
             return [Atom(item.attribute, "exact", value)]
         if item.shape == "suffix" and value.rfind("/") == 0:
             return [Atom(item.attribute, "name", value[1:])]
-    return _literal(item.attribute, value)
-
-
-def _literal(attribute: str, value: str) -> list[Atom]:
-    return [Atom(attribute, "literal", value)] if len(value) >= MIN_LITERAL else []
-
-
-def required_literals(pattern: str) -> list[str]:
-    """Texts of which every match of the regex holds at least one; empty where none is certain.
-
-    Deliberately simple: literal ASCII runs outside groups and classes, one for each alternative.
-    """
-    found = [max(_runs(branch), key=len, default="") for branch in _branches(pattern)]
-    return found if all(len(text) >= MIN_LITERAL for text in found) else []
-
-
-def _branches(pattern: str) -> list[list[str]]:
-    """The pattern's alternatives at top level as tokens; a group or class is one token."""
-    branches: list[list[str]] = [[]]
-    at = 0
-    while at < len(pattern):
-        end = _token_end(pattern, at)
-        if end < 0:  # \\Q...\\E, x flags and the like: understood by RE2, not by this
-            return [[]]
-        if pattern[at] == "|":
-            branches.append([])
-        else:
-            branches[-1].append(pattern[at:end])
-        at = end
-    return branches
-
-
-def _token_end(pattern: str, at: int) -> int:
-    """End of the token that begins at `at`; negative where it is beyond this simple reading."""
-    char = pattern[at]
-    if char == "\\":
-        # A letter or digit after the backslash may take more characters (\\x{41}, \\pN, \\Q): give up on
-        # those, except on the classes and assertions that stand alone.
-        escape = pattern[at + 1 : at + 2]
-        return at + 2 if escape in set("dDsSwWbBAz") or (escape and not escape.isalnum()) else -1
-    if char == "[":
-        return _class_end(pattern, at)
-    if char == "(":
-        return _group_end(pattern, at)
-    if char == "{":
-        close = pattern.find("}", at)
-        return close + 1 if close >= 0 else -1
-    return at + 1
-
-
-def _class_end(pattern: str, at: int) -> int:
-    at += 2 if pattern[at + 1 : at + 2] == "^" else 1
-    first = True
-    while at < len(pattern):
-        if pattern.startswith("[:", at):
-            return -1
-        if pattern[at] == "]" and not first:
-            return at + 1
-        at += 2 if pattern[at] == "\\" else 1
-        first = False
-    return -1
-
-
-def _group_end(pattern: str, at: int) -> int:
-    depth = 0
-    while at < len(pattern):
-        if pattern[at] == "(":
-            depth += 1
-            at += 1
-        elif pattern[at] == ")":
-            depth -= 1
-            at += 1
-            if depth == 0:
-                return at
-        else:
-            at = _token_end(pattern, at)
-            if at < 0:
-                return -1
-    return -1
-
-
-def _runs(tokens: list[str]) -> list[str]:
-    """Literal runs of one alternative. A quantifier that allows zero takes its character away."""
-    runs = [""]
-    for index, piece in enumerate(tokens):
-        following = tokens[index + 1][0] if index + 1 < len(tokens) else ""
-        plain = piece[-1] if (len(piece) == 1 and piece not in set(".^$*+?")) or _escaped_literal(piece) else ""
-        if plain and plain.isascii() and following not in set("*?{+"):
-            runs[-1] += plain
-        else:
-            runs.append("")
-    return runs
-
-
-def _escaped_literal(piece: str) -> bool:
-    return len(piece) == 2 and piece[0] == "\\" and not piece[1].isalnum()
+    begin = " " if item.shape in {"exact", "prefix"} else ""
+    end = " " if item.shape in {"exact", "suffix"} else ""
+    return [Atom(item.attribute, "literal", normal(f"{begin}{value}{end}"))]

@@ -12,6 +12,7 @@ from functools import lru_cache
 import re2
 
 from sensor.rules.ir import ANY, ONE
+from sensor.rules.literals import NORMAL
 
 # RE2 keeps a cache of DFA states per regex up to this bound, and a sandbox can make it fill each of
 # them; RE2's default of 8 MiB times the number of regexes would be more than the whole core may use.
@@ -107,21 +108,22 @@ def time_part(time_ns: int, unit: str) -> int:
 class Literals:
     """Which of many literals a text contains, in one pass: the bits of all that it does."""
 
-    def __init__(self, masks: dict[str, int]) -> None:
-        """`masks`: case-folded literal to the bits of the rules that it is an atom of."""
+    def __init__(self, masks: dict[bytes, int]) -> None:
+        """`masks`: literal in normal form (literals.normal) to the bits of the clauses that it satisfies."""
         self._set = re2.Set.SearchSet(_options(LITERALS_MEMORY, literal=True))
         for literal in masks:
-            self._set.Add(to_bytes(literal))
+            self._set.Add(literal)
         self._set.Compile()
         self._match = self._set.Match
         self._masks = tuple(masks.values())
 
-    def __call__(self, folded: str) -> int:
-        found: Iterable[int] | None = self._match(to_bytes(folded))
+    def __call__(self, text: str) -> int:
+        found: Iterable[int] | None = self._match(f" {text} ".casefold().encode("utf-8", "replace").translate(NORMAL))
         bits = 0
         if found:
+            masks = self._masks
             for index in found:
-                bits |= self._masks[index]
+                bits |= masks[index]
         return bits
 
 
@@ -136,7 +138,7 @@ class FieldIndex(dict[str, int]):
         self,
         exact: dict[str, int] | None = None,
         names: dict[str, int] | None = None,
-        literals: dict[str, int] | None = None,
+        literals: dict[bytes, int] | None = None,
         networks: dict[str, int] | None = None,
     ) -> None:
         """Folded whole values; last path components; substrings; CIDR networks: each to its bits."""
@@ -151,7 +153,7 @@ class FieldIndex(dict[str, int]):
         folded = value.casefold()
         bits = self._exact.get(folded, 0) | self._names.get(folded.rpartition("/")[2], 0)
         if self._literals is not None:
-            bits |= self._literals(folded)
+            bits |= self._literals(value)
         for test, of_network in self._networks:
             if test(value):
                 bits |= of_network

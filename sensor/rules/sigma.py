@@ -72,7 +72,7 @@ class _Loader:
             rules=tuple(self.rules),
             source=compiler.module(self.predicates, categories, needs),
             refused=tuple(self.refused),
-            unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not (n.cheap or n.direct)),
+            unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
         )
 
 

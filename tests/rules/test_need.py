@@ -4,87 +4,135 @@ from __future__ import annotations
 
 import pytest
 import re2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.rules import ir, need
+from sensor.rules.literals import normal, required
 from sensor.rules.need import Atom
 
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("stratum", ["stratum"]),
-        ("stratum\\+tcp://", ["stratum+tcp://"]),
-        ("abc|defg", ["abc", "defg"]),
-        ("abc|d", []),
-        ("abcd?", ["abc"]),
-        ("abcd*ef", ["abc"]),
-        ("abcd+ef", ["abc"]),
-        ("abcd{0,3}e", ["abc"]),
-        ("(abc)?de", ["de"]),
-        ("[abc]de", ["de"]),
-        ("[]abc]de[^]x]", ["de"]),
-        ("ab.cde", ["cde"]),
-        ("^ab$", ["ab"]),
-        ("(?i)abc", ["abc"]),
-        ("(?i:abc|x)yz", ["yz"]),
-        ("ab(c|d(e|f))gh", ["ab"]),
-        ("\\bssh\\b", ["ssh"]),
+        ("stratum", [["stratum"]]),
+        ("Stratum\\+tcp://", [["stratum+tcp://"]]),
+        ("abc|defg", [["abc", "defg"]]),
+        ("abcd?", [["abc", "abcd"]]),
+        ("abcd*ef", [["abc"], ["ef"]]),
+        ("abcd+ef", [["abcd"], ["def"]]),
+        ("ab{2,3}c", [["ab"], ["bc"]]),
+        ("(abc)?de", [["abcde", "de"]]),
+        ("[ab]de", [["ade", "bde"]]),
+        ("x[^a]de", [["x"], ["de"]]),
+        ("[]a]b", [["]b", "ab"]]),
+        ("^ab$", [[" ab "]]),
+        ("(?m)^ab$", [[" ab "]]),
+        ("a^b", [["ab"]]),
+        ("^*ab", [["ab"]]),
+        ("(?i)abc", [["abc"]]),
+        ("(?i:abc|x)yz", [["abcyz", "xyz"]]),
+        ("(?P<name>ab)c", [["abc"]]),
+        ("(^|/|\\s)nc(\\s|$)", [[" nc ", "/nc "]]),
+        ("nc\\s+-e", [["nc "], [" -e"]]),
+        ("-(?:s[ab]+|pn)x", [["-pn", "-sa", "-sb"], ["ax", "bx", "pnx"]]),
+        ("\\bssh\\b", [["ssh"]]),
+        ("\\x41BC", [["abc"]]),
+        ("a.b", [["a"], ["b"]]),
         ("\\Qa.b\\E", []),
-        ("\\x41BC", []),
         ("\\pLabc", []),
-        ("[[:alpha:]]abc", []),
-        ("é+abc", ["abc"]),
-        ("a", []),
-        ("", []),
-        ("ab|", []),
-        ("{abc", []),
+        ("[[:alpha:]]abc", [["abc"]]),
+        ("é+abc", [["abc"]]),
+        ("{abc", [["{abc"]]),
+        ("abc{,2}", []),
     ],
 )
-def test_required_literals(pattern: str, expected: list[str]) -> None:
-    assert need.required_literals(pattern) == expected
+def test_required_literals(pattern: str, expected: list[list[str]]) -> None:
+    found = {tuple(sorted(text.decode() for text in clause)) for clause in required(pattern)}
+    assert {clause for clause in found if all(text.strip() for text in clause)} >= {tuple(c) for c in expected}
+    if not expected:
+        assert not found
 
 
-_ATOMS = st.sampled_from(
-    ["a", "b", "ab", ".", "[ab]", "(a|b)", "(?:ab)?", "\\.", "\\w", "a*", "b+", "a?", "b{2}", "|", "^", "$"]
+_TOKENS = ["a", "B", "ab", " ", "-", ".", "[ab]", "[^a]", "[a-c]", "(a|b)", "(?:ab)?", "\\.", "\\w", "\\s", "a*", "b+?"]
+_TOKENS += [
+    "a?",
+    "b{2}",
+    "c{1,3}",
+    "|",
+    "^",
+    "$",
+    "(?:",
+    "(",
+    ")",
+    "(^|/|\\s)",
+    "(\\s|$)",
+    "\\b",
+    "(?i)",
+    "[\\s\"']",
+    "\\x41",
+]
+TEXTS = st.text('abcAB. -/"\n', max_size=14)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(_TOKENS), max_size=9),
+    text=TEXTS,
+    flags=st.sampled_from(["", "(?i)", "(?m)", "(?s)"]),
 )
-
-
-@given(pieces=st.lists(_ATOMS, max_size=8), text=st.text("ab.", max_size=12))
-def test_every_match_of_a_regex_holds_one_of_its_literals(pieces: list[str], text: str) -> None:
-    pattern = "".join(pieces)
-    literals = need.required_literals(pattern)
-    if literals and re2.search(pattern, text):
-        assert any(literal in text for literal in literals)
+def test_every_match_of_a_regex_holds_one_literal_of_each_clause(pieces: list[str], text: str, flags: str) -> None:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(flags + "".join(pieces), options)
+    except re2.error:
+        return
+    if compiled.search(text):
+        seen = normal(f" {text} ")
+        for clause in required(flags + "".join(pieces)):
+            assert any(literal in seen for literal in clause)
 
 
 def text(attribute: str, shape: ir.Shape, value: str) -> ir.Text:
     return ir.Text(attribute, shape, value, cased=False)
 
 
-def test_and_takes_the_most_telling_clause_of_each_sort() -> None:
-    rule = ir.And((text("Image", "suffix", "/ssh"), ir.Flag("Existing", False), text("CommandLine", "contains", " -r")))
-    found = need.of_rule(rule, "process_creation")
-    assert found.cheap == frozenset({Atom("Image", "name", "ssh")})
-    assert found.direct == frozenset({Atom("CommandLine", "literal", " -r")})
+def only(rule: ir.Expression, category: str = "process_creation") -> tuple[need.Clause, ...]:
+    (clauses,) = need.of_rule(rule, category)
+    return clauses
+
+
+def test_and_begins_with_the_most_telling_clause() -> None:
+    rule = ir.And((ir.Flag("Existing", False), text("CommandLine", "contains", " -c"), text("Image", "suffix", "/ssh")))
+    assert only(rule)[0] == frozenset({Atom("Image", "name", "ssh")})
 
 
 def test_or_needs_every_alternative() -> None:
     known, unknown = text("Image", "exact", "/x"), ir.Number("ProcessId", "gt", 5)
-    assert need.of_rule(ir.Or((known, unknown)), "process_creation") == need.Need(None, None)
-    both = need.of_rule(ir.Or((known, text("CommandLine", "contains", "long"))), "process_creation")
-    assert both.cheap is None
-    assert both.direct == frozenset({Atom("Image", "exact", "/x"), Atom("CommandLine", "literal", "long")})
+    assert only(ir.Or((known, unknown))) == ()
+    both = only(ir.Or((known, text("CommandLine", "prefix", "long"))))
+    assert both == (frozenset({Atom("Image", "exact", "/x"), Atom("CommandLine", "literal", b" long")}),)
+
+
+def test_alternatives_that_are_more_than_values_are_branches() -> None:
+    one = ir.And((text("Image", "exact", "/x"), text("User", "exact", "u")))
+    two, beside = text("Image", "exact", "/y"), ir.Flag("ImageMemfd", True)
+    assert need.branches(ir.And((ir.Or((one, two)), beside))) == [ir.And((*one.items, beside)), ir.And((two, beside))]
+    assert need.branches(ir.Or((two, two))) == [ir.Or((two, two))]
+
+
+def test_a_rule_has_a_bounded_number_of_branches() -> None:
+    part = ir.Or(tuple(ir.And((text("Image", "exact", f"/{i}"), ir.Flag("Killed", True))) for i in range(4)))
+    assert 4 <= len(need.branches(ir.And((part, part, part, part)))) <= need.MAX_BRANCHES
 
 
 def test_a_negated_leaf_says_nothing_but_a_negated_flag_does() -> None:
-    assert need.of_rule(ir.Not(text("Image", "exact", "/x")), "process_creation") == need.Need(None, None)
-    granted = need.of_rule(ir.Not(ir.Flag("GpuGranted", True)), "device_access")
-    assert granted.cheap == frozenset({Atom("GpuGranted", "flag", False)})
+    assert only(ir.Not(text("Image", "exact", "/x"))) == ()
+    granted = only(ir.Not(ir.Flag("GpuGranted", True)), "device_access")
+    assert granted == (frozenset({Atom("GpuGranted", "flag", False)}),)
 
 
-def test_a_command_line_is_remembered_where_it_is_not_the_event_s_own() -> None:
-    rule = text("CommandLine", "contains", "stratum")
-    assert need.of_rule(rule, "network_connection").cheap == frozenset({Atom("CommandLine", "literal", "stratum")})
-    assert need.of_rule(rule, "process_creation").cheap is None
+def test_a_literal_that_holds_another_of_its_clause_is_left_out() -> None:
+    rule = ir.Or((text("CommandLine", "contains", "xmrig"), text("CommandLine", "contains", "xmrig-cuda")))
+    assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"xmrig")}),)

@@ -1,0 +1,295 @@
+"""Which literals every match of a regex must hold, so that the index can look for them first.
+
+The idea is that of RE2's own prefilter: small sets of exact strings are multiplied along a sequence and
+kept as a clause (one of them must be there) when they grow too large or something unknown comes
+between. What this reading does not know makes it say less, never something wrong.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+MAX_EXACT = 64  # strings in one exact set
+MAX_CLASS = 16  # characters of a class that is spelt out
+
+# Bytes that a shell or a program takes as a word's end are one byte to the index: a handful of literals
+# then stands for every way in which a word can be set off. The same map is applied to text and literals.
+_SEPARATORS = b"\t\n\v\f\r\"'`;|&(),="
+NORMAL = bytes.maketrans(_SEPARATORS, b" " * len(_SEPARATORS))
+
+BEGIN, END = "\x01", "\x02"  # the text's or a line's two ends; the index sets text off with spaces
+
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
+_CLASSES = {"s": "\t\n\f\r ", "d": "0123456789"}
+
+
+def normal(text: str) -> bytes:
+    """Folded, as the index sees text: UTF-8 with every separator a space."""
+    return text.casefold().encode("utf-8", "replace").translate(NORMAL)
+
+
+class _Unknown(Exception):
+    """Syntax beyond this reading."""
+
+
+class _Info(Struct, frozen=True):
+    """`exact`: all the strings it can match, None if not known. Then `head` and `tail`: what it begins and
+    ends with, and `clauses`: of each, every match holds one string."""
+
+    exact: frozenset[str] | None
+    clauses: tuple[frozenset[str], ...] = ()
+    head: frozenset[str] = frozenset({""})
+    tail: frozenset[str] = frozenset({""})
+
+
+_NOTHING = frozenset({""})  # the empty string alone
+_ANYTHING = _Info(None)
+
+
+def required(pattern: str) -> list[frozenset[bytes]]:
+    """Clauses over `normal` text set off with a space at both ends; empty where nothing is certain."""
+    try:
+        reader = _Reader(pattern)
+        info = reader.alternatives()
+        if reader.at != len(pattern):
+            return []
+    except (_Unknown, RecursionError):
+        return []
+    clauses = [*info.clauses, *([info.exact] if info.exact is not None else [])]
+    return [frozenset(map(_resolved, clause)) for clause in clauses]
+
+
+def _resolved(text: str) -> bytes:
+    """An anchor at the right end of a string is a space there; anywhere else it takes no room."""
+    body = text.replace(BEGIN, "").replace(END, "")
+    head, tail = text[: len(text) - len(text.lstrip(BEGIN + END))], text[len(text.rstrip(BEGIN + END)) :]
+    return (b" " if BEGIN in head else b"") + normal(body) + (b" " if END in tail and body else b"")
+
+
+class _Sequence:
+    """Multiplies exact sets along a sequence; what cannot be multiplied any more becomes a clause."""
+
+    def __init__(self) -> None:
+        self.current = _NOTHING
+        self.clauses: list[frozenset[str]] = []
+        self.head: frozenset[str] | None = None
+
+    def add(self, item: _Info) -> None:
+        if item.exact is not None:
+            self.multiply(item.exact)
+            return
+        self.multiply(item.head)
+        self.cut()
+        self.clauses += item.clauses
+        self.current = item.tail
+
+    def multiply(self, texts: frozenset[str]) -> None:
+        if len(self.current) * len(texts) > MAX_EXACT:
+            self.cut()
+        self.current = frozenset(left + right for left in self.current for right in texts)
+
+    def cut(self) -> None:
+        if self.head is None:
+            self.head = self.current
+        if self.current != _NOTHING:
+            self.clauses.append(self.current)
+        self.current = _NOTHING
+
+    def info(self) -> _Info:
+        if self.head is None:
+            return _Info(self.current)
+        tail = self.current
+        self.cut()
+        return _Info(None, tuple(self.clauses), self.head, tail)
+
+
+class _Reader:
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.at = 0
+
+    def peek(self) -> str:
+        return self.pattern[self.at : self.at + 1]
+
+    def take(self, count: int = 1) -> str:
+        taken = self.pattern[self.at : self.at + count]
+        if len(taken) < count:
+            raise _Unknown
+        self.at += count
+        return taken
+
+    def alternatives(self) -> _Info:
+        branches = [self.sequence()]
+        while self.peek() == "|":
+            self.take()
+            branches.append(self.sequence())
+        return _joined(branches)
+
+    def sequence(self) -> _Info:
+        sequence = _Sequence()
+        while self.peek() not in {"", "|", ")"}:
+            item = self.item()
+            least, most = self.quantifier()
+            if (least, most) == (1, 1):
+                sequence.add(item)
+            elif (least, most) == (0, 1) and item.exact is not None:
+                sequence.add(_Info(item.exact | {""}))
+            elif least == 0:
+                sequence.add(_ANYTHING)
+            else:  # the first time, then anything, then the last time
+                sequence.add(item)
+                sequence.cut()
+                sequence.add(item)
+        return sequence.info()
+
+    def quantifier(self) -> tuple[int, int | None]:
+        char = self.peek()
+        found: tuple[int, int | None] = (1, 1)
+        if char in {"?", "*", "+"}:
+            self.take()
+            found = {"?": (0, 1), "*": (0, None), "+": (1, None)}[char]
+        elif char == "{":
+            end = self.pattern.find("}", self.at)
+            least = self.pattern[self.at + 1 : max(end, 0)].partition(",")[0]
+            if not (least.isascii() and least.isdigit()):
+                raise _Unknown  # RE2 takes such a brace as itself
+            self.at = end + 1
+            found = (min(int(least), 1), None)
+        if found != (1, 1) and self.peek() == "?":
+            self.take()
+        return found
+
+    def item(self) -> _Info:
+        char = self.take()
+        if char == "(":
+            return self.group()
+        if char == "[":
+            return self.character_class()
+        if char == "\\":
+            return self.escape()
+        if char == ".":
+            return _ANYTHING
+        if char in {"^", "$"}:
+            return _Info(frozenset({BEGIN if char == "^" else END}))
+        return _characters([char])
+
+    def group(self) -> _Info:
+        if self.peek() == "?":
+            self.take()
+            head = self.take()
+            if head == "P" or (head == "<" and self.peek() not in {"=", "!"}):
+                self.at = self.pattern.find(">", self.at) + 1 or len(self.pattern) + 1
+            else:
+                while head in set("imsU-"):
+                    head = self.take()
+                if head == ")":  # flags for what follows: case is folded, and the others change no literal
+                    return _Info(_NOTHING)
+                if head != ":":
+                    raise _Unknown
+        inside = self.alternatives()
+        if self.take() != ")":
+            raise _Unknown
+        return inside
+
+    def escape(self) -> _Info:
+        char = self.take()
+        if char in {"b", "B"}:
+            return _Info(_NOTHING)
+        if char in {"A", "z"}:
+            return _Info(frozenset({BEGIN if char == "A" else END}))
+        if char in _CLASSES:
+            return _characters(list(_CLASSES[char]))
+        if char in set("DSwW"):
+            return _ANYTHING
+        return _characters([self.literal(char)])
+
+    def literal(self, char: str) -> str:
+        """The character that a backslash and `char` stand for."""
+        if char == "x" and self.peek() != "{":
+            return chr(int(self.hexadecimal(), 16))
+        if char.isalnum():
+            if char not in _ESCAPED:
+                raise _Unknown  # \\pL, \\Q…\\E, octal numbers
+            return _ESCAPED[char]
+        return char
+
+    def hexadecimal(self) -> str:
+        digits = self.take(2)
+        if not all(digit in "0123456789abcdefABCDEF" for digit in digits):
+            raise _Unknown
+        return digits
+
+    def character_class(self) -> _Info:
+        negated = self.peek() == "^"
+        if negated:
+            self.take()
+        members: set[str] = set()
+        known = not negated
+        first = True
+        while first or self.peek() != "]":
+            first = False
+            if self.pattern.startswith("[:", self.at):
+                self.at = self.pattern.find(":]", self.at) + 2
+                if self.at < 2:
+                    raise _Unknown
+                known = False
+                continue
+            known &= self.member(members)
+        self.take()
+        return _characters(sorted(members)) if known else _ANYTHING
+
+    def member(self, members: set[str]) -> bool:
+        """One character, range or escape of a class; False where it is not spelt out."""
+        low = self.take()
+        if low == "\\":
+            escape = self.take()
+            if escape in set("dDsSwW"):
+                members.update(_CLASSES.get(escape, ""))
+                return escape in _CLASSES
+            low = self.literal(escape)
+        if self.peek() != "-" or self.pattern[self.at + 1 : self.at + 2] in {"]", ""}:
+            members.add(low)
+            return True
+        self.take()
+        high = self.take()
+        if high == "\\":
+            high = self.literal(self.take())
+        if ord(high) - ord(low) >= MAX_CLASS:
+            return False
+        members.update(map(chr, range(ord(low), ord(high) + 1)))
+        return True
+
+
+def _characters(members: list[str]) -> _Info:
+    """Separators are one character here already, so that they multiply once."""
+    if any(not char.isascii() or char in {BEGIN, END} for char in members):
+        return _ANYTHING  # case beyond ASCII is RE2's affair
+    distinct = frozenset(normal(char).decode() for char in members)
+    return _Info(distinct) if 0 < len(distinct) <= MAX_CLASS else _ANYTHING
+
+
+def _joined(branches: list[_Info]) -> _Info:
+    exact = _union([branch.exact for branch in branches if branch.exact is not None])
+    if exact != _NOTHING and all(branch.exact is not None for branch in branches):
+        return _Info(exact)
+    if len(branches) == 1:
+        return branches[0]
+    best = [_longest([*branch.clauses, *([branch.exact] if branch.exact is not None else [])]) for branch in branches]
+    clause = frozenset(text for texts in best for text in texts)
+    return _Info(
+        None,
+        (clause,) if all(best) else (),
+        _union([branch.head if branch.exact is None else branch.exact for branch in branches]),
+        _union([branch.tail if branch.exact is None else branch.exact for branch in branches]),
+    )
+
+
+def _union(sets: list[frozenset[str]]) -> frozenset[str]:
+    """All of the strings, or the empty one for any when they are too many or one of them is empty."""
+    union = frozenset(text for texts in sets for text in texts)
+    return union if union and len(union) <= MAX_EXACT else _NOTHING
+
+
+def _longest(clauses: list[frozenset[str]]) -> frozenset[str]:
+    """The clause whose shortest string is longest."""
+    return max(clauses, key=lambda clause: min(map(len, clause)), default=frozenset())

@@ -221,6 +221,18 @@ def test_long_command_lines_have_a_budget_of_their_sandbox(enricher: Enricher) -
     assert process(enricher, other.ProcessId).command_line == other.CommandLine
 
 
+def test_forked_children_count_what_they_share(enricher: Enricher) -> None:
+    """Else each of many children could hold the long line of a parent of its own that is gone."""
+    run(enricher, 500, START, b"x" * 4095 + b"\0")
+    room = LONG_MAX_BYTES // 4096
+    for index in range(room + 10):
+        enricher.apply(records.fork(1000 + index, START + index, (500, START)), 1, 1)
+    lengths = [len(process(enricher, 1000 + index).command_line) for index in range(room + 10)]
+    assert lengths[0] == 4095
+    assert lengths[-1] == CUT_CHARACTERS + 1
+    assert sum(length == 4095 for length in lengths) < room
+
+
 def test_those_that_exited_make_room_in_the_budget(enricher: Enricher) -> None:
     line = b"x" * 4095 + b"\0"
     for index in range(2 * LONG_MAX_BYTES // 4096):

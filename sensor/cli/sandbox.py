@@ -67,6 +67,9 @@ def list_(config_path: str | None, output: str) -> None:
         for one in found:
             json_line(one)
         return
+    if not found:
+        click.echo("no sandboxes", err=True)
+        return
     names = [name for name in dict.fromkeys(name for one in found for name in one) if name != "id"]
     headings = [name.replace("_", " ").capitalize() for name in names]
     table(headings, ([_cell(one.get(name)) for name in names] for one in found))

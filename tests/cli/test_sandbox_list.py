@@ -76,6 +76,14 @@ def test_sandboxes_are_json_a_line(
     assert all(line.isprintable() for line in lines)
 
 
+def test_no_sandboxes_is_no_table(
+    config: str, serve: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(b"[]")
+    assert main(["sandbox", "list", "--config", config]) == 0
+    assert capsys.readouterr() == ("", "no sandboxes\n")
+
+
 @pytest.mark.parametrize("body", [b"5", b"[1]", b'{"error": []}', b"{"])
 def test_another_answer_is_one_line_and_1(
     config: str, serve: Callable[[bytes], None], capsys: pytest.CaptureFixture[str], body: bytes

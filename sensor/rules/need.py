@@ -7,6 +7,7 @@ clauses hold, and only candidates are evaluated; a clause may say too little, ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -19,23 +20,58 @@ Clause = frozenset["Atom"]
 
 PLANES = 4  # clauses that the index looks up for a branch
 MAX_BRANCHES = 12  # of a rule
-GOOD = 250.0  # the likelihood up to which one more clause is worth its look-ups
+RARE = 0.01  # the likelihood below which a first clause needs no second
+FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
 
-# Command lines of everyday work, roughly: a literal that is in them makes a poor clause.
-_ORDINARY = normal(
-    """ /bin/sh -c cd /home/user/project && exec bash -i -l -e -x sudo env PATH=/usr/local/bin:/usr/bin:/bin
- gcc -O2 -g -Wall -Werror -fPIC -I/usr/include/x86_64-linux-gnu -DNAME=1 -c src/main.c -o build/main.o -lm
- python3.11 -m pip install --user --upgrade -r requirements.txt --index-url https://host.org/simple
- node /usr/lib/node_modules/npm/bin/npm-cli.js run build -- --port 3000 --host 127.0.0.1 localhost:8080
- git clone --depth 1 https://github.com/org/repo.git git -c core.fsmonitor=false status --porcelain -uno
- make -j8 all cmake --build . --target install ld -shared -z relro /tmp/cc.o -L/usr/lib -rpath
- find . -type f -name *.py -exec grep -rn pattern {} ; ls -la cat file.txt | head -n 20 rm -rf /tmp/x cp -a
- curl -sS -L -o out.tar.gz http://localhost/ tar xzf -C /opt dpkg --configure -a apt-get install -y
- pytest -q -k test --workers=4 uvicorn server:app --config client.toml java -jar app.jar -u root -p 1 """
-)
+# Command lines of everyday work, roughly: how often a literal is in them tells how poor a clause it makes.
+_ORDINARY = [
+    normal(f" {line.strip()} ")
+    for line in """/bin/sh -c cd /home/user/project && make -C sub all V=1
+bash -c ls -la /tmp/x | head -n 20; cat README.md
+/usr/bin/env bash -l -i
+sudo -u user env PATH=/usr/local/bin:/usr/bin:/bin sh -e build.sh
+gcc -O2 -g -Wall -fPIC -I/usr/include/python3.11 -DNAME=1 -c src/main.c -o build/temp.linux-x86_64/main.o
+/usr/lib/gcc/x86_64-linux-gnu/12/cc1 -quiet -imultiarch x86_64-linux-gnu a.c -mtune=generic -o /tmp/ccA1.s
+as -I include --64 -o build/a.o /tmp/ccA1.s
+/usr/bin/ld -plugin liblto.so --build-id -m elf_x86_64 -dynamic-linker /lib64/ld-linux.so.2 -pie -o prog -lc
+ar rcs libx.a a.o b.o
+make -j8 all
+cmake -S . -B build -DCMAKE_BUILD_TYPE=Release --install-prefix /opt/x
+ninja -C build -j 4 install
+python3 -m pip install --user --upgrade -r requirements.txt --index-url https://host.org/simple
+/usr/bin/python3.11 -c from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)
+python -m pytest -q -x tests/test_a.py -k name --maxfail=1 -n 4
+python train.py --config conf/base.yaml --epochs 10 --lr 0.001 --output /data/out
+python -m ipykernel_launcher -f /root/.local/share/jupyter/runtime/kernel-12ab.json
+uvicorn server:app --host 127.0.0.1 --port 8000 --reload
+node /usr/lib/node_modules/npm/bin/npm-cli.js install left-pad@1.3.0
+npm run build -- --mode production
+git clone --depth 1 https://github.com/org/repo.git
+git -c core.quotepath=false diff --stat HEAD~1 -- src/a.py
+git status --porcelain -uno
+ssh git@github.com git-upload-pack 'org/repo.git'
+curl -sSfL -o out.tar.gz https://pypi.org/simple/p/
+wget -q http://localhost:8080/index.html
+tar xzf out.tar.gz -C /opt
+find . -type f -name *.py -exec grep -n pattern {} +
+grep -rn --include=*.py pattern src
+sed -i s/foo/bar/g conf.txt
+rm -rf /tmp/tmp12
+cp -a src dst
+mkdir -p a/b
+cat /etc/os-release
+sort -u -k 2 list.txt
+apt-get install -y --no-install-recommends gcc
+dpkg --configure -a
+java -jar app.jar --server.port=9000
+cargo build --release
+go test ./... -run Test -count=1
+docker-init -- sleep 5
+torchrun --nproc_per_node=8 --master_addr 10.0.0.1 --master_port 29500 train.py""".splitlines()
+]
 
 
 class Atom(Struct, frozen=True):
@@ -51,17 +87,18 @@ def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]
     """For each of the rule's branches up to PLANES clauses that it implies, the best first; none: nothing
     is known of it. A rule is a candidate when all clauses of one of its branches hold."""
     direct = DIRECT.get(category)
-    return [_worth(_clauses(branch, direct)) for branch in branches(ir.simplified(expression))]
+    found = (_worth(_clauses(branch, direct)) for branch in branches(ir.simplified(expression), direct))
+    return list(dict.fromkeys(found))
 
 
-def branches(item: ir.Expression) -> list[ir.Expression]:
+def branches(item: ir.Expression, direct: str | None) -> list[ir.Expression]:
     """Expressions of which one at least is true when `item` (simplified) is: its alternatives, as far as
     they are more than lists of values, each with what stands beside them."""
     waiting, done = [item], list[ir.Expression]()
     while waiting:
         current = waiting.pop()
         parts = current.items if isinstance(current, ir.And) else (current,)
-        split = next((part for part in parts if isinstance(part, ir.Or) and _differ(part)), None)
+        split = next((part for part in parts if isinstance(part, ir.Or) and _differ(part, direct)), None)
         if split is None or len(waiting) + len(done) + len(split.items) > MAX_BRANCHES:
             done.append(current)
             continue
@@ -70,14 +107,17 @@ def branches(item: ir.Expression) -> list[ir.Expression]:
     return done
 
 
-def _differ(item: ir.Or) -> bool:
-    return any(isinstance(part, (ir.And, ir.Regex)) for part in item.items)
+def _differ(item: ir.Or, direct: str | None) -> bool:
+    """Worth a branch each: more than values, and something is known of every one."""
+    return any(isinstance(part, (ir.And, ir.Regex)) for part in item.items) and all(
+        _clauses(part, direct) for part in item.items
+    )
 
 
 def _worth(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
     best = sorted(dict.fromkeys(clauses), key=_likelihood)[:PLANES]
-    poor = bool(best) and _likelihood(best[0]) > 1.0
-    return tuple(c for i, c in enumerate(best) if not i or (poor and _likelihood(c) <= GOOD))
+    poor = bool(best) and _likelihood(best[0]) > RARE
+    return tuple(c for i, c in enumerate(best) if not i or (poor and _likelihood(c) < FREQUENT))
 
 
 def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
@@ -122,12 +162,14 @@ def _likelihood(clause: Clause) -> float:
     return sum(map(_weight, clause))
 
 
+@lru_cache(maxsize=65536)
 def _weight(atom: Atom) -> float:
     if atom.kind == "flag":
-        return 5.0 if atom.value else 1000.0
+        return 0.05 if atom.value else 1.0
     if isinstance(atom.value, bytes):
-        return (400.0 if atom.value in _ORDINARY else 4.0) / len(atom.value) ** 2
-    return 0.1
+        literal = atom.value
+        return sum(literal in line for line in _ORDINARY) / len(_ORDINARY) + 0.1 / len(literal) ** 3
+    return 0.001
 
 
 def _telling(atom: Atom) -> bool:

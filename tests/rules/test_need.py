@@ -118,13 +118,16 @@ def test_or_needs_every_alternative() -> None:
 def test_alternatives_that_are_more_than_values_are_branches() -> None:
     one = ir.And((text("Image", "exact", "/x"), text("User", "exact", "u")))
     two, beside = text("Image", "exact", "/y"), ir.Flag("ImageMemfd", True)
-    assert need.branches(ir.And((ir.Or((one, two)), beside))) == [ir.And((*one.items, beside)), ir.And((two, beside))]
-    assert need.branches(ir.Or((two, two))) == [ir.Or((two, two))]
+    assert need.branches(ir.And((ir.Or((one, two)), beside)), None) == [
+        ir.And((*one.items, beside)),
+        ir.And((two, beside)),
+    ]
+    assert need.branches(ir.Or((two, two)), None) == [ir.Or((two, two))]
 
 
 def test_a_rule_has_a_bounded_number_of_branches() -> None:
     part = ir.Or(tuple(ir.And((text("Image", "exact", f"/{i}"), ir.Flag("Killed", True))) for i in range(4)))
-    assert 4 <= len(need.branches(ir.And((part, part, part, part)))) <= need.MAX_BRANCHES
+    assert 4 <= len(need.branches(ir.And((part, part, part, part)), None)) <= need.MAX_BRANCHES
 
 
 def test_a_negated_leaf_says_nothing_but_a_negated_flag_does() -> None:

@@ -224,10 +224,10 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-static __always_inline void enter(u32 tgid, struct pf_sandbox *sandbox, u64 start_ns) {
+static __always_inline void enter(u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now) {
   struct pf_process entry = {};
   entry.sandbox_id = sandbox->id;
-  entry.exec_id = bpf_ktime_get_ns();
+  entry.exec_id = now;
   entry.start_ns = start_ns;
   if (bpf_map_update_elem(MAP(processes), &tgid, &entry, BPF_ANY))
     count_lost(sandbox, PF_LOSS_PROCESSES_FULL);
@@ -267,7 +267,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   e.parent_exec_id = e.header.exec_id;
   e.parent_sandbox_id = process ? process->sandbox_id : 0;
   e.parent_tgid = parent_tgid;
-  enter(tgid, sandbox, e.start_ns);
+  enter(tgid, sandbox, e.start_ns, e.header.time_ns);
   e.header.tgid = tgid;
   e.header.tid = tid;
   e.header.cgroup_id = there;

@@ -30,6 +30,7 @@ from sensor.control.listeners import Listener, listen, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 from sensor.errors import HostError, PinfoldError
+from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
 from sensor.kernel import Kernel, ring_of
@@ -62,8 +63,9 @@ class RulesInBackground:
 
     def _load(self) -> None:
         try:
-            self._ruleset = load_rules(rule_paths(self._config), self._config.paths.cache, self._config.rules.keep_going)
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            config = self._config
+            self._ruleset = load_rules(rule_paths(config), config.paths.cache, config.rules.keep_going)
+        except BaseException as error:  # raised again where the result is asked for
             self._error = error
 
     @property
@@ -114,18 +116,27 @@ class Daemon:
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
         enricher = Enricher(config, mount)
-        host = Host(enricher.processes, self._sandbox_path, lambda: (os.getppid(), self._link.pid), mount)
-        # The pipeline journals: its order of lines is what makes a crash harmless.
-        responder = Responder(Policy(config), host, lambda r: self._pipeline.journal(r), self._metrics, self._arming)
+        host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
+        responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
         engine = Engine(rules.result())
         self._pipeline = Pipeline(enricher, engine, log, responder, self._metrics, recovery, self._watched)
         self._enricher, self._log, self._responder = enricher, log, responder
+        for path in responder.recover():
+            self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
         self._begin(listeners)
         self._describe()
         gc.collect()
         gc.freeze()
         # What is made from here on is records without cycles; collecting often would only cost.
         gc.set_threshold(50_000, 20, 100)
+
+    def _own_pids(self) -> tuple[int, ...]:
+        """The api, and whatever started us: a terminal's shell is killed with less regret than the CLI."""
+        return os.getppid(), self._link.pid
+
+    def _journal(self, response: Response) -> None:
+        """The pipeline journals, since its order of lines is what makes a crash harmless; it is made later."""
+        self._pipeline.journal(response)
 
     def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
         providers = {
@@ -144,9 +155,8 @@ class Daemon:
         kernel.seed_from_older()
         kernel.attach()
         kernel.activate(ports[0] if ports else 0, armed=not self._arming.disarmed())
-        number, position = kernel.generation.number, kernel.ring.consumed
-        found = self._enricher.discover(number, position)
-        existing = self._enricher.scan(self._enricher.sandboxes.live(), number, position + len(found))
+        found = self._enricher.discover(*_id_of_found())
+        existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()
         for older in list(kernel.older):
@@ -259,7 +269,8 @@ class Daemon:
         metrics.gauge("pinfold_processes", (), len(self._enricher.processes))
         self._count_losses()
         for rule, errors in self._pipeline.engine.errors.items():
-            metrics.count("pinfold_rule_errors_total", (rule,), errors - metrics.value("pinfold_rule_errors_total", (rule,)))
+            told = metrics.value("pinfold_rule_errors_total", (rule,))
+            metrics.count("pinfold_rule_errors_total", (rule,), errors - told)
 
     def _count_losses(self) -> None:
         self._losses = self._kernel.tables.losses(self._config.limits.sandboxes)
@@ -270,7 +281,8 @@ class Daemon:
         counters = self._enricher.counters
         enrich["sandboxes_full"] = counters["sandboxes_overflow"] + counters["births_untracked"]
         enrich["processes_full"] = counters["live_evicted"]
-        for stage, now in (("kernel", kernel), ("decode", self._pipeline.decoder.counters), ("enrich", Counter(enrich))):
+        decode = self._pipeline.decoder.counters
+        for stage, now in (("kernel", kernel), ("decode", decode), ("enrich", Counter(enrich))):
             before = self._lost[stage]
             for reason, count in now.items():
                 if count > before[reason]:
@@ -284,19 +296,25 @@ class Daemon:
     def _watched(self, record: Cgroup) -> None:
         gap = self._kernel.watched(record)
         # Sandboxes that were made in it before it was watched are found, not born.
-        number, position = self._kernel.generation.number, self._kernel.ring.consumed
-        found = self._enricher.discover(number, position)
+        found = self._enricher.discover(*_id_of_found())
         if found:
             wanted = {change.SandboxId for change in found}
             live = [sandbox for sandbox in self._enricher.sandboxes.live() if sandbox.id in wanted]
-            existing = self._enricher.scan(live, number, position)
+            existing = self._enricher.scan(live, *_id_of_found())
             self._kernel.add_processes(existing.processes)
             for activity in (*found, *existing.activities):
                 self._pipeline.tell(activity)
         if gap is not None:
             self._metrics.count("pinfold_watch_gaps_total")
-            self._log.add_notice("a parent of sandboxes was made again; it went unwatched for a moment", cgroup=gap.folder)
-            say(f"the cgroup {ascii(gap.folder)} was made again and is attached again; it went unwatched for a moment")
+            text = (
+                f"{gap.folder!a}, a parent of sandboxes, was made again and is attached again after a moment unwatched"
+            )
+            self._say(text, cgroup=gap.folder)
+
+    def _say(self, text: str, **fields: str) -> None:
+        """To the operator and into the log."""
+        self._log.add_notice(text, **fields)
+        say(text)
 
     # Reloading.
 
@@ -415,6 +433,12 @@ class Daemon:
 
 # Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
 _HARMLESS = frozenset({"watermark", "repeats_full"})
+
+
+def _id_of_found() -> tuple[int, int]:
+    """What is found has no place in a ring. Generation 0 is no ring's, and the time tells one start's
+    findings from another's."""
+    return 0, time.time_ns()
 
 
 def _refuse_fixed(now: Config, wanted: Config) -> None:

@@ -78,7 +78,7 @@ class Kernel:
             text = file.read()
         if text != self._devices:
             self._devices = text
-            self.tables.write_devices((kind, major, minor, int(device)) for kind, major, minor, device in device_table(text))
+            self.tables.write_devices(device_table(text))
 
     def attach(self) -> None:
         attach.attach_tracepoints(self.generation)

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
-
 from sensor.enrich.enricher import WATCHED, Enricher
 from sensor.events.activity import AnyActivity, DeviceAccess, NetworkConnection, SandboxChange
 from sensor.events.decode import Decoder
@@ -32,7 +30,7 @@ class Pipeline:
 
     Records of the sandbox `aside_id` go to `aside` and nowhere else: the self-test's are nobody's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the stages, in their order
         self,
         enricher: Enricher,
         engine: Engine,
@@ -108,5 +106,3 @@ class Pipeline:
         self.log.add_response(response)
         if response.outcome == "intent":
             self.log.flush()
-
-

@@ -125,15 +125,14 @@ def _check(result: int, what: str) -> int:
 
 
 def map_create(
-    kind: MapType, name: str, key: int, value: int, entries: int, flags: int = 0, btf: tuple[int, int, int] = (0, 0, 0)
+    kind: MapType, name: str, sizes: tuple[int, int], entries: int, *, flags: int, btf: tuple[int, int, int]
 ) -> int:
-    """A descriptor. `btf` is (descriptor, key type id, value type id), which storage maps demand."""
+    """A descriptor. `sizes`: of key and value, in bytes. `btf`: descriptor, key type id and value type id,
+    which storage maps demand."""
     options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
     options.btf_fd, options.btf_key_type_id, options.btf_value_type_id = btf
     text = name[:15].encode()  # BPF_OBJ_NAME_LEN is 16
-    return _check(
-        _lib.bpf_map_create(kind, text, key, value, entries, ctypes.byref(options)), f"creating the map {name}"
-    )
+    return _check(_lib.bpf_map_create(kind, text, *sizes, entries, ctypes.byref(options)), f"creating the map {name}")
 
 
 def btf_load(data: bytes) -> int:

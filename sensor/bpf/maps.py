@@ -76,7 +76,12 @@ def create(name: str, definition: Map) -> int:
     btf = _storage_btf(definition.value) if definition.kind is MapType.SK_STORAGE else (0, 0, 0)
     try:
         return libbpf.map_create(
-            definition.kind, name, definition.key, definition.value, definition.entries, definition.flags, btf
+            definition.kind,
+            name,
+            (definition.key, definition.value),
+            definition.entries,
+            flags=definition.flags,
+            btf=btf,
         )
     finally:
         if btf[0]:

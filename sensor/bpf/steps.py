@@ -67,9 +67,7 @@ def compile_patterns(patterns: Sequence[tuple[str, int]]) -> Plan:
         for number, component in enumerate(components):
             prefix, star, suffix = component.partition("*")
             last = number == len(components) - 1
-            places.append(
-                Place(os.fsencode(prefix), os.fsencode(suffix), not star, last, len(places) + 1, class_id)
-            )
+            places.append(Place(os.fsencode(prefix), os.fsencode(suffix), not star, last, len(places) + 1, class_id))
     if len(places) > STEPS:
         raise HostError(f"sandboxes: the patterns have {len(places)} components, {STEPS} are possible")
     if len(first) > STEPS_PER_CGROUP:

@@ -16,7 +16,7 @@ from sensor.rules.literals import NORMAL
 
 # RE2 keeps a cache of DFA states per regex up to this bound, and a sandbox can make it fill each of
 # them; RE2's default of 8 MiB times the number of regexes would be more than the whole core may use.
-REGEX_MEMORY = 1 << 20
+REGEX_MEMORY = 256 << 10
 # The literals' DFA never needs more states than the literals have bytes: the bound is for compiling.
 LITERALS_MEMORY = 8 << 20
 # Text that one index remembers; then it forgets all of it and begins again.

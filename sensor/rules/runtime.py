@@ -17,8 +17,10 @@ from sensor.rules.literals import NORMAL
 # RE2 keeps a cache of DFA states per regex up to this bound, and a sandbox can make it fill each of
 # them; RE2's default of 8 MiB times the number of regexes would be more than the whole core may use.
 REGEX_MEMORY = 256 << 10
-# The literals' DFA never needs more states than the literals have bytes: the bound is for compiling.
+# The literals' DFA has at most a state for each of their bytes, made when first needed. An RE2 set that
+# cannot have its states finds nothing and says nothing, hence a bound that is never reached.
 LITERALS_MEMORY = 8 << 20
+LITERALS_MEMORY_PER_BYTE = 1 << 10
 # Text that one index remembers; then it forgets all of it and begins again.
 REMEMBERED_CHARACTERS = 256 * 1024
 
@@ -110,7 +112,8 @@ class Literals:
 
     def __init__(self, masks: dict[bytes, int]) -> None:
         """`masks`: literal in normal form (literals.normal) to the bits of the clauses that it satisfies."""
-        self._set = re2.Set.SearchSet(_options(LITERALS_MEMORY, literal=True))
+        memory = max(LITERALS_MEMORY, LITERALS_MEMORY_PER_BYTE * sum(map(len, masks)))
+        self._set = re2.Set.SearchSet(_options(memory, literal=True))
         for literal in masks:
             self._set.Add(literal)
         self._set.Compile()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from sensor.events.activity import SandboxChange
 from sensor.rules import runtime
 from sensor.rules.engine import Engine
+from sensor.rules.ruleset import load
 from sensor.rules.testing import activity
 from tests.rules.helpers import build, rule_text
 
@@ -94,7 +98,7 @@ def test_hostile_text_gives_an_answer_and_no_error(text: str) -> None:
 
 
 def test_an_index_remembers_a_bounded_amount_of_text() -> None:
-    index = runtime.FieldIndex(names={"x": 1}, literals={"needle": 2})
+    index = runtime.FieldIndex(names={"x": 1}, literals={b"needle": 2})
     for number in range(3000):
         assert index[f"/{number}{'-' * 400}"] == 0
         assert sum(map(len, index)) <= runtime.REMEMBERED_CHARACTERS
@@ -136,6 +140,34 @@ def test_rules_that_cannot_be_indexed_are_named_and_still_match() -> None:
     engine = Engine(ruleset)
     assert len(engine.match(activity("process_creation", {"ProcessId": 6}))) == 1
     assert len(engine.match(activity("process_creation", {"ProcessId": 6, "Image": "/X"}))) == 2
+
+
+def test_thousands_of_literals_are_all_found() -> None:
+    masks = {f"literal-{number:x}-{'x' * (number % 9)}".encode(): 1 << number for number in range(6000)}
+    find = runtime.Literals(masks)
+    for literal, bits in list(masks.items())[::97]:
+        assert find(f"{'y' * 500} {literal.decode().upper()} {'z' * 500}") & bits
+    everything = " ".join(literal.decode() for literal in masks)
+    assert find(everything) == (1 << len(masks)) - 1
+
+
+def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
+    ruleset = load([Path(__file__).parents[2] / "rules"], None)
+    indexed, plain = Engine(ruleset), Engine(ruleset, prefilter=False)
+    words = sorted(set(re.findall(r"[\w./:@=+-]{1,24}", ruleset.source)))
+    chosen = random.Random(7)  # noqa: S311
+    for _ in range(600):
+        text = chosen.choice([" ", "  ", "\t", " '"]).join(chosen.choices(words, k=chosen.randrange(1, 25)))
+        event = {"CommandLine": text, "Image": f"/usr/bin/{chosen.choice(words)}", "ImageInvoked": text[:40]}
+        for category, more in (
+            ("process_creation", {}),
+            ("network_connection", {"DestinationPort": chosen.choice([22, 443, 3333]), "Initiated": True}),
+        ):
+            common = event if category == "process_creation" else {k: event[k] for k in ("CommandLine", "Image")}
+            what = activity(category, common | more)
+            assert indexed.match(what) == plain.match(what), event
+    assert [indexed.errors, indexed.index_errors, plain.errors] == [{}, 0, {}]
+    assert sum(indexed.hits.values()) > 100
 
 
 def test_what_no_category_covers_matches_nothing() -> None:

@@ -26,18 +26,22 @@ END_SECONDS = 60.0
 SEEN_SECONDS = 15.0
 
 # Runs in a mount namespace of its own, with what it is given as WRITABLE READ_ONLY -- COMMAND…
-# ProtectSystem=strict leaves /dev, /proc and /sys as they are, but for ReadOnlyPaths=. MDWE is inherited
-# over fork and exec (linux/prctl.h: PR_SET_MDWE 65, PR_MDWE_REFUSE_EXEC_GAIN 1; since 6.3).
+# PrivateTmp= gives a /tmp and a /var/tmp of its own. ProtectSystem=strict leaves /dev, /proc and /sys as
+# they are, but for ReadOnlyPaths=. MDWE is inherited over fork and exec (linux/prctl.h: PR_SET_MDWE 65,
+# PR_MDWE_REFUSE_EXEC_GAIN 1; since 6.3).
 LAUNCH = """
 import ctypes, os, subprocess, sys
 writable, read_only, command = sys.argv[1].split(), sys.argv[2].split(), sys.argv[4:]
 def below(path, places):
     return any(path == place or path.startswith(place + "/") for place in places)
+for place in ["/tmp", "/var/tmp"]:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
 for place in writable:
     subprocess.run(["mount", "--rbind", place, place], check=True)
 for line in list(open("/proc/self/mountinfo")):
     path = line.split()[4]
-    if below(path, writable) or (below(path, ["/dev", "/proc", "/sys"]) and not below(path, read_only)):
+    left = below(path, ["/dev", "/proc", "/sys"]) and not below(path, read_only)
+    if left or below(path, [*writable, "/tmp", "/var/tmp"]):
         continue
     subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
 if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
@@ -64,7 +68,7 @@ def hardened(folder: Path) -> list[str]:
 @pytest.fixture
 def stage() -> Iterator[tuple[str, Path, Undo]]:
     """(instance, folder, undo)"""
-    folder = Path(tempfile.mkdtemp(prefix="pinfold-unit-"))
+    folder = Path(tempfile.mkdtemp(prefix="pinfold-unit-", dir="/run"))  # not below what PrivateTmp= hides
     undo = Undo()
     with undo:
         undo.add("folder", lambda: remove_tree(folder))
@@ -98,8 +102,9 @@ def test_it_runs_hardened(stage: tuple[str, Path, Undo]) -> None:
     assert sensor.child.status == 0, sensor.child.said()
 
 
-def test_the_hardening_is_in_force(tmp_path: Path) -> None:
+def test_the_hardening_is_in_force(stage: tuple[str, Path, Undo]) -> None:
     """That the emulation takes anything away at all."""
+    _, tmp_path, _ = stage
     probe = "import mmap, sys; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)"
     for command in (["touch", "/usr/pinfold"], ["touch", "/sys/kernel/mm/x"], ["mknod", f"{tmp_path}/n", "c", "1", "3"],
                     [sys.executable, "-c", probe]):  # fmt: skip

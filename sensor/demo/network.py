@@ -44,15 +44,14 @@ class Network:
     def _up(namespace: str, device: str, addresses: tuple[str, ...]) -> None:
         # Without duplicate address detection and router solicitation the link is silent by itself.
         for address in addresses:
-            ip("-netns", namespace, "address", "add", f"{address}/24", "dev", device)
+            ip("address", "add", f"{address}/24", "dev", device, namespace=namespace)
         for each in ("lo", device):
-            ip("-netns", namespace, "link", "set", each, "up")
+            ip("link", "set", each, "up", namespace=namespace)
 
     @staticmethod
     def enter(namespace: str) -> list[str]:
-        """Prefix of a command that runs there. Not `ip netns exec`: that mounts /sys anew, and
-        the cgroup mount below it would be gone."""
-        return ["nsenter", f"--net={NAMESPACES / namespace}", "--"]
+        """Prefix of a command that runs there."""
+        return enter(namespace)
 
     def listening(self, namespace: str, port: int) -> bool:
         """Whether a TCP socket listens on `port` in that namespace (proc(5), /proc/net/tcp)."""
@@ -63,8 +62,15 @@ class Network:
         return any(row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
 
 
-def ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
+def enter(namespace: str) -> list[str]:
+    """Neither `ip netns exec` nor `ip -netns`: they mount /sys anew, so that the cgroup mount below it
+    is gone, and fail where the root is no mount point, as in a chroot."""
+    return ["nsenter", f"--net={NAMESPACES / namespace}", "--"]
+
+
+def ip(*arguments: str, namespace: str = "") -> None:
+    command = [*(enter(namespace) if namespace else []), "ip", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from sensor.demo.command import INSTANCE_PREFIX
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 
 DEMO = [sys.executable, "-m", "sensor.demo"]
+README = Path(__file__).parents[2] / "README.md"
+COMMANDS = ["sudo packaging/start", "sudo packaging/start --demo"]
 PASS_SECONDS = 180
 STOP_SECONDS = 60
 INTERRUPTIONS = 6
@@ -74,6 +77,20 @@ def test_the_demo_passes(full_run: tuple[int, str, str, float]) -> None:
     for word in ("detected", "killed", "refused", "passed"):
         assert word in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def lines(text: str) -> list[str]:
+    """Without what differs from run to run and from host to host: numbers, names, the kind of device."""
+    text = re.sub(r"/dev/\S*(nvidia\w+), (made for the demo|a real device)", r"\1", text)
+    return re.sub(r"\d[\d.]*", "0", text).splitlines()
+
+
+def test_the_readme_shows_what_the_demo_says(full_run: tuple[int, str, str, float]) -> None:
+    blocks = README.read_text().split("```")[1::2]
+    assert [line.split("#")[0].strip() for line in blocks[0].strip().splitlines()] == COMMANDS
+    said = iter(lines(full_run[1]))
+    # In this order; a slow machine may have a detection more in between.
+    assert [line for line in lines(blocks[1].strip()) if line not in said] == []
 
 
 @pytest.mark.parametrize("turn", range(INTERRUPTIONS))

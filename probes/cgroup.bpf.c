@@ -114,7 +114,7 @@ int on_cgroup_rmdir(struct bpf_raw_tracepoint_args *ctx) {
   tell_cgroup(c, sandbox, PF_TYPE_CGROUP_DEATH, id, 0, sandbox->class_id, (void *)ctx->args[1]);
   sandbox->ended = 1;
   /* Processes that left the cgroup keep its sandbox: the last of them removes the entry. */
-  if (sandbox->processes == 0) bpf_map_delete_elem(MAP(sandboxes), &id);
+  if (sandbox->processes == 0) forget_sandbox(sandbox);
   return 0;
 }
 

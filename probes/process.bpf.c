@@ -299,9 +299,6 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
   __sync_fetch_and_add(&sandbox->processes, -1);
   READ(e.exit_code, task, task_struct, exit_code); /* exit_group gives every thread the same */
   send(c, sandbox, &e, sizeof(e), PF_PRIORITY_QUIET);
-  if (sandbox->ended && sandbox->processes == 0) {
-    u64 id = sandbox->id;
-    bpf_map_delete_elem(MAP(sandboxes), &id);
-  }
+  if (sandbox->ended && sandbox->processes == 0) forget_sandbox(sandbox);
   return 0;
 }

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import select
 import signal
 import sys
 import threading
 import time
-from collections import Counter
 from typing import NoReturn
 
-import msgspec
-
-from sensor import __version__
 from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
-from sensor.bpf.tables import Losses
 from sensor.config import Config, complete, load, rule_paths
 from sensor.control.link import CoreLink
 from sensor.control.listeners import Listener, listen, protected_ports
@@ -37,6 +31,7 @@ from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.notify import Notifier
 from sensor.pipeline import Pipeline
+from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.policy import Policy
 from sensor.respond.responder import Responder
@@ -49,6 +44,7 @@ BATCH = 256  # records between two advances of the ring: what a crash makes us r
 DRAIN_NS = 50_000_000  # then other duties get their turn
 BUSY_S, IDLE_S = 0.01, 0.1
 TICK_NS = 1_000_000_000
+API_GONE_S = 2.0
 
 
 class RulesInBackground:
@@ -93,8 +89,6 @@ class Daemon:
         self._stopping = False
         self._reload_asked = False
         self._reloading: tuple[Config, RulesInBackground] | None = None
-        self._lost: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
-        self._losses = Losses({}, {})
         self._next_tick = 0
         self._gaps = 0
 
@@ -109,7 +103,7 @@ class Daemon:
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
         rules = RulesInBackground(config)
-        listeners = listen(config)
+        listeners = _listen(config)
         self._link = self._spawn_api(listeners)
         self._kernel = Kernel(config, mount)
         self._arming = Arming(config.paths.state)
@@ -118,13 +112,16 @@ class Daemon:
         enricher = Enricher(config, mount)
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
         responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
-        engine = Engine(rules.result())
-        self._pipeline = Pipeline(enricher, engine, log, responder, self._metrics, recovery, self._watched)
+        ruleset = rules.result()
+        self._pipeline = Pipeline(enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched)
         self._enricher, self._log, self._responder = enricher, log, responder
+        self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
         self._begin(listeners)
-        self._describe()
+        self._reports.started()
+        self._reports.rules_loaded(len(ruleset.refused))
+        self._tick()
         gc.collect()
         gc.freeze()
         # What is made from here on is records without cycles; collecting often would only cost.
@@ -141,9 +138,9 @@ class Daemon:
     def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
         providers = {
             "metrics": self._metrics.snapshot,
-            "status": self._status,
-            "sandboxes": self._sandboxes,
-            "rules": self._rules,
+            "status": lambda: self._reports.status(not self._arming.disarmed()),
+            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108 - made after the api is started
+            "rules": lambda: self._reports.rules(),  # noqa: PLW0108
         }
         return CoreLink.spawn(listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say)
 
@@ -187,15 +184,6 @@ class Daemon:
         finally:
             self._pipeline.aside = []
 
-    def _describe(self) -> None:
-        metrics, engine = self._metrics, self._pipeline.engine
-        metrics.gauge("pinfold_build_info", (__version__, platform.release(), str(ABI)), 1)
-        metrics.gauge("pinfold_start_time_seconds", (), time.time())
-        metrics.gauge("pinfold_ring_size_bytes", (), self._kernel.ring.size)
-        metrics.gauge("pinfold_rules", ("loaded",), len(engine.rules))
-        metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.rules))
-        self._tick()
-
     # The loop.
 
     def run(self) -> None:
@@ -207,7 +195,7 @@ class Daemon:
         poller = select.epoll()
         for descriptor in (wake, self._link.fileno(), self._kernel.ring.descriptor):
             poller.register(descriptor, select.EPOLLIN)
-        self._notifier.send("READY=1", f"STATUS={self._summary()}")
+        self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
         busy = True
         while not self._stopping:
             for descriptor, _ in poller.poll(BUSY_S if busy else IDLE_S):
@@ -255,7 +243,7 @@ class Daemon:
     def _tick(self) -> None:
         """Once a second: what nobody waits for."""
         self._next_tick = time.monotonic_ns() + TICK_NS
-        kernel, metrics = self._kernel, self._metrics
+        kernel = self._kernel
         self._enricher.tick()
         kernel.refresh_devices()
         kernel.sweep()
@@ -263,31 +251,7 @@ class Daemon:
         armed = not self._arming.disarmed()
         if bool(kernel.handle.read().armed) != armed:
             kernel.handle.write(armed=int(armed))
-        metrics.gauge("pinfold_enforcing", (), int(armed))
-        metrics.gauge("pinfold_ring_used_bytes", (), kernel.ring.used)
-        metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
-        metrics.gauge("pinfold_processes", (), len(self._enricher.processes))
-        self._count_losses()
-        for rule, errors in self._pipeline.engine.errors.items():
-            told = metrics.value("pinfold_rule_errors_total", (rule,))
-            metrics.count("pinfold_rule_errors_total", (rule,), errors - told)
-
-    def _count_losses(self) -> None:
-        self._losses = self._kernel.tables.losses(self._config.limits.sandboxes)
-        kernel = Counter(self._losses.total)
-        for counts in self._losses.by_sandbox.values():
-            kernel.update(counts)
-        enrich = {"processes_full": 0, "sandboxes_full": 0}
-        counters = self._enricher.counters
-        enrich["sandboxes_full"] = counters["sandboxes_overflow"] + counters["births_untracked"]
-        enrich["processes_full"] = counters["live_evicted"]
-        decode = self._pipeline.decoder.counters
-        for stage, now in (("kernel", kernel), ("decode", decode), ("enrich", Counter(enrich))):
-            before = self._lost[stage]
-            for reason, count in now.items():
-                if count > before[reason]:
-                    self._metrics.count("pinfold_events_lost_total", (stage, reason), count - before[reason])
-                    before[reason] = count
+        self._reports.each_second(armed)
 
     def _count_lost(self, stage: str, reason: str, lines: int) -> None:
         full = reason in {"ENOSPC", "EDQUOT"}
@@ -334,7 +298,8 @@ class Daemon:
             config, rules = self._reloading
             self._reloading = None
             try:
-                engine = Engine(rules.result())
+                ruleset = rules.result()
+                engine = Engine(ruleset)
                 self._kernel.configure(config)
                 self._kernel.attach()
             except (PinfoldError, OSError) as error:
@@ -344,7 +309,7 @@ class Daemon:
             self._pipeline.engine = engine
             self._responder.policy = Policy(config)
             self._enricher.sandboxes.reconfigure(config)
-            self._metrics.gauge("pinfold_rules", ("loaded",), len(engine.rules))
+            self._reports.rules_loaded(len(ruleset.refused))
             self._reloaded(None)
 
     def _reloaded(self, error: BaseException | None) -> None:
@@ -353,7 +318,7 @@ class Daemon:
             say(f"reload refused, what was in force stays in force: {error}")
         self._log.add_notice("reload refused" if error else "reloaded", reason=str(error or ""))
         self._log.flush()
-        self._notifier.send("READY=1", f"STATUS={self._summary()}")
+        self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
 
     # What the api asks.
 
@@ -367,60 +332,6 @@ class Daemon:
             return True
         return self._enricher.sandboxes.outermost(cgroup_path) is not None
 
-    def _summary(self) -> str:
-        rules = len(self._pipeline.engine.rules)
-        return f"{rules} rules, {len(self._enricher.sandboxes)} sandboxes, probes {self._kernel.generation.folder.name}"
-
-    def _status(self) -> bytes:
-        return msgspec.json.encode(
-            {
-                "version": __version__,
-                "generation": f"{self._kernel.generation.number:x}",
-                "armed": not self._arming.disarmed(),
-                "rules": len(self._pipeline.engine.rules),
-                "sandboxes": len(self._enricher.sandboxes),
-                "lost": self._losses.total,
-                "features": self._kernel.features,
-            }
-        )
-
-    def _sandboxes(self) -> bytes:
-        """`state` is unknown where events were lost: nothing can be said of it then."""
-        rows = []
-        for sandbox in self._enricher.sandboxes.live():
-            lost = {r: n for r, n in self._losses.by_sandbox.get(sandbox.id, {}).items() if r not in _HARMLESS}
-            detections = self._pipeline.detections.get(sandbox.id, 0)
-            rows.append(
-                {
-                    "id": sandbox.id,
-                    "name": sandbox.name,
-                    "class": sandbox.class_,
-                    "runtime": sandbox.runtime,
-                    "path": sandbox.path,
-                    "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
-                    "detections": detections,
-                    "lost": lost,
-                    "state": "detected" if detections else "unknown" if lost else "clean",
-                }
-            )
-        return msgspec.json.encode(rows)
-
-    def _rules(self) -> bytes:
-        engine = self._pipeline.engine
-        rows = [
-            {
-                "id": rule.id,
-                "title": rule.title,
-                "level": rule.level,
-                "category": rule.category,
-                "file": rule.file,
-                "hits": engine.hits.get(rule.id, 0),
-                "errors": engine.errors.get(rule.id, 0),
-            }
-            for rule in engine.rules
-        ]
-        return msgspec.json.encode(rows)
-
     # Ending.
 
     def _stop(self) -> None:
@@ -431,8 +342,16 @@ class Daemon:
         say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
 
 
-# Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
-_HARMLESS = frozenset({"watermark", "repeats_full"})
+def _listen(config: Config) -> list[Listener]:
+    """After a crash the api of the last run may hold its sockets for a moment, until it has noticed."""
+    until = time.monotonic() + API_GONE_S
+    while True:
+        try:
+            return listen(config)
+        except HostError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _id_of_found() -> tuple[int, int]:

@@ -42,6 +42,19 @@ static __always_inline void count_lost(struct pf_sandbox *sandbox, u32 reason) {
   if (total) __sync_fetch_and_add(total, 1);
 }
 
+/* What was lost in a sandbox must not be forgotten with it. */
+static __always_inline void forget_sandbox(struct pf_sandbox *sandbox) {
+  u64 id = sandbox->id;
+  for (u32 reason = 0; reason < PF_LOSS_REASONS; reason++) {
+    u64 count = sandbox->lost[reason];
+    u32 key = reason;
+    if (!count) continue;
+    u64 *total = bpf_map_lookup_elem(MAP(lost), &key);
+    if (total) __sync_fetch_and_add(total, count);
+  }
+  bpf_map_delete_elem(MAP(sandboxes), &id);
+}
+
 static __always_inline u64 cgroup_id(void *cgroup) {
   void *node = 0;
   u64 id = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from struct import Struct as PackedStruct
 from struct import pack, unpack
@@ -19,6 +20,9 @@ from sensor.events.layouts import Loss
 ANY_MINOR = 0xFFFFFFFF
 FORGET_AFTER_NS = 10_000_000_000
 SWEEP_MOST = 4096
+# Offset in struct bpf_prog_info, since 5.12: 9ed9e9ba2337
+# ("bpf: Count the number of times recursion was prevented")
+_RECURSION_MISSES = 208
 
 _REASONS = tuple(reason.name.lower() for reason in Loss if reason is not Loss.REASONS)
 _LOST = PackedStruct("<16Q")
@@ -140,7 +144,15 @@ class Tables:
         """Entries whose last process is gone, but whose exit was not counted."""
         for entry in self.sandboxes(most):
             if entry.ended and entry.processes in (0, 2**64 - 1):
+                self._keep_losses(entry)
                 libbpf.delete(self._maps["sandboxes"], pack("<Q", entry.id))
+
+    def _keep_losses(self, entry: Sandbox) -> None:
+        for index, count in enumerate(_LOST.unpack(entry.lost)):
+            if count:
+                key = pack("<I", index)
+                before = libbpf.lookup(self._maps["lost"], key, 8)
+                libbpf.update(self._maps["lost"], key, pack("<Q", count + unpack("<Q", before or bytes(8))[0]))
 
     # What was not sent.
 
@@ -155,6 +167,15 @@ class Tables:
             if any(counts.values()):
                 by_sandbox[entry.id] = {reason: count for reason, count in counts.items() if count}
         return Losses(total, by_sandbox)
+
+    def recursion_misses(self) -> int:
+        """Runs that the kernel skipped, since the same program was running on the same CPU already."""
+        total = 0
+        for program in self.generation.programs.values():
+            told = libbpf.info(program)
+            if len(told) >= _RECURSION_MISSES + 8:
+                total += int.from_bytes(told[_RECURSION_MISSES : _RECURSION_MISSES + 8], sys.byteorder)
+        return total
 
     # Repeats that went quiet.
 

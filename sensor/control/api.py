@@ -108,7 +108,10 @@ def main(arguments: list[str]) -> None:
     listening = [(kind, int(fd)) for kind, _, fd in (word.partition(":") for word in served)]
     privileges.close_others({int(link), *(fd for _, fd in listening)})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the core's to answer, which then ends this process
-    privileges.drop(int(parent))
+    try:
+        privileges.drop(int(parent))
+    except ProcessLookupError:
+        return  # the core died before this process could be told to die with it
     asyncio.run(serve(socket.socket(fileno=int(link)), [(kind, socket.socket(fileno=fd)) for kind, fd in listening]))
     os._exit(0)  # nothing to flush, nobody to wait for
 

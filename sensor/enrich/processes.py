@@ -111,6 +111,10 @@ class ProcessTable:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def living(self) -> int:
+        return sum(len(group.live) for group in self._groups.values())
+
     # What responses ask.
 
     def get(self, tgid: int) -> Process | None:

@@ -40,6 +40,19 @@ classes:
 """
 
 
+# For tests that want a rule of their own to fire: `rules: {{paths: ['{home}/rules']}}`.
+NUMBERED = """
+title: A numbered exec
+id: 7c1c9d0e-2f6b-4a55-9d5e-0c8f5f1d2a3b
+status: test
+level: high
+logsource: {product: linux, category: process_creation}
+detection:
+  numbered: {CommandLine|contains: '-7-'}
+  condition: numbered
+"""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -133,6 +146,9 @@ class Running:
             "port": self.port,
         }
         self.file.write_text((config + options).format(**values))
+        rules = self.home / "rules"
+        rules.mkdir()
+        (rules / "numbered.yml").write_text(NUMBERED)
         self._sandboxes: list[Sandbox] = []
 
     def __enter__(self) -> Running:
@@ -148,9 +164,9 @@ class Running:
 
     # The daemon.
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self, module: str = "sensor.daemon", *arguments: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **self._environment}
-        command = [sys.executable, "-m", "sensor.daemon", "--config", str(self.file)]
+        command = [sys.executable, "-m", module, *(arguments or ("--config", str(self.file)))]
         with open(self.home / "stderr", "ab") as said:
             self.process = subprocess.Popen(command, env=environment, stderr=said, stdin=subprocess.DEVNULL)
         return self.process

@@ -1,0 +1,132 @@
+"""What is told of the sensor: the numbers of each second, and what the api process asks."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+
+import msgspec
+
+from sensor import __version__
+from sensor.bpf.tables import Losses
+from sensor.enrich.enricher import Enricher
+from sensor.events.layouts import ABI
+from sensor.kernel import Kernel
+from sensor.metrics import Metrics
+from sensor.pipeline import Pipeline
+
+# Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
+HARMLESS = frozenset({"watermark", "repeats_full"})
+
+
+class Reports:
+    """`most` bounds how many sandboxes are asked for. The providers give JSON as bytes."""
+
+    def __init__(self, kernel: Kernel, enricher: Enricher, pipeline: Pipeline, metrics: Metrics, most: int) -> None:
+        self._kernel = kernel
+        self._enricher = enricher
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._most = most
+        self._losses = Losses({}, {})
+        self._told: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
+        self._misses = 0
+
+    def started(self) -> None:
+        metrics = self._metrics
+        metrics.gauge("pinfold_build_info", (__version__, platform.release(), str(ABI)), 1)
+        metrics.gauge("pinfold_start_time_seconds", (), time.time())
+        metrics.gauge("pinfold_ring_size_bytes", (), self._kernel.ring.size)
+
+    def rules_loaded(self, refused: int) -> None:
+        engine = self._pipeline.engine
+        self._metrics.gauge("pinfold_rules", ("loaded",), len(engine.rules))
+        self._metrics.gauge("pinfold_rules", ("refused",), refused)
+        self._metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.rules))
+
+    def each_second(self, armed: bool) -> None:
+        metrics = self._metrics
+        metrics.gauge("pinfold_enforcing", (), int(armed))
+        metrics.gauge("pinfold_ring_used_bytes", (), self._kernel.ring.used)
+        metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
+        metrics.gauge("pinfold_processes", (), self._enricher.processes.living)
+        self._count_losses()
+        misses = self._kernel.tables.recursion_misses()
+        metrics.count("pinfold_recursion_misses_total", (), misses - self._misses)
+        self._misses = misses
+        for rule, errors in self._pipeline.engine.errors.items():
+            told = metrics.value("pinfold_rule_errors_total", (rule,))
+            metrics.count("pinfold_rule_errors_total", (rule,), errors - told)
+
+    def _count_losses(self) -> None:
+        """The kernel's counts since its probes were loaded: what was lost while nobody read is told too."""
+        self._losses = self._kernel.tables.losses(self._most)
+        kernel = Counter(self._losses.total)
+        for counts in self._losses.by_sandbox.values():
+            kernel.update(counts)
+        counters = self._enricher.counters
+        enrich = Counter(
+            sandboxes_full=counters["sandboxes_overflow"] + counters["births_untracked"],
+            processes_full=counters["live_evicted"],
+        )
+        for stage, now in (("kernel", kernel), ("decode", self._pipeline.decoder.counters), ("enrich", enrich)):
+            before = self._told[stage]
+            for reason, count in now.items():
+                if count > before[reason]:
+                    self._metrics.count("pinfold_events_lost_total", (stage, reason), count - before[reason])
+                    before[reason] = count
+
+    def summary(self) -> str:
+        rules, sandboxes = len(self._pipeline.engine.rules), len(self._enricher.sandboxes)
+        return f"{rules} rules, {sandboxes} sandboxes, probes {self._kernel.generation.folder.name}"
+
+    def status(self, armed: bool) -> bytes:
+        return msgspec.json.encode(
+            {
+                "version": __version__,
+                "generation": f"{self._kernel.generation.number:x}",
+                "armed": armed,
+                "rules": len(self._pipeline.engine.rules),
+                "sandboxes": len(self._enricher.sandboxes),
+                "lost": self._losses.total,
+                "features": self._kernel.features,
+            }
+        )
+
+    def sandboxes(self) -> bytes:
+        """`state` is unknown where events were lost: nothing can be said of it then."""
+        rows = []
+        for sandbox in self._enricher.sandboxes.live():
+            lost = {r: n for r, n in self._losses.by_sandbox.get(sandbox.id, {}).items() if r not in HARMLESS}
+            detections = self._pipeline.detections.get(sandbox.id, 0)
+            rows.append(
+                {
+                    "id": sandbox.id,
+                    "name": sandbox.name,
+                    "class": sandbox.class_,
+                    "runtime": sandbox.runtime,
+                    "path": sandbox.path,
+                    "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
+                    "detections": detections,
+                    "lost": lost,
+                    "state": "detected" if detections else "unknown" if lost else "clean",
+                }
+            )
+        return msgspec.json.encode(rows)
+
+    def rules(self) -> bytes:
+        engine = self._pipeline.engine
+        rows = [
+            {
+                "id": rule.id,
+                "title": rule.title,
+                "level": rule.level,
+                "category": rule.category,
+                "file": rule.file,
+                "hits": engine.hits.get(rule.id, 0),
+                "errors": engine.errors.get(rule.id, 0),
+            }
+            for rule in engine.rules
+        ]
+        return msgspec.json.encode(rows)

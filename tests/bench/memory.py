@@ -55,8 +55,12 @@ def _occupy(space: Workspace, watching: Sensor, boxes: ExitStack) -> float:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """Its child holds the pipes too, and goes with the cgroup: reading them to their end would wait for it."""
     process.kill()
-    process.communicate()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def memory(root: int) -> list[tuple[int, str, float]]:

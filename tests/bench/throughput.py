@@ -5,24 +5,37 @@ command line comes twice, so nothing can be remembered of whole events. Making t
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
 import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
+from struct import pack
+from typing import cast
 
 import msgspec
 from msgspec import Struct
 
-from sensor.config import Config
+from sensor.bpf.ring import Ring
+from sensor.config import Config, Paths
+from sensor.daemon import BATCH
 from sensor.enrich.enricher import Enricher
-from sensor.events.activity import ProcessCreation
-from sensor.events.layouts import READERS
+from sensor.events.activity import AnyActivity, ProcessCreation, SandboxChange
+from sensor.events.detection import Detection
+from sensor.export.log import EventLog
+from sensor.export.recovery import Recovery
+from sensor.metrics import Metrics
+from sensor.pipeline import Pipeline
+from sensor.respond.responder import Responder
 from sensor.rules import ruleset
 from sensor.rules.engine import Engine
+from sensor.rules.ruleset import Ruleset
 from tests.bench.harness import BenchError, Figure, at_least, half_quartile_range, one_line, unmeasured
-from tests.bench.records import RING_HEADER, Stream
+from tests.bench.records import Stream
 from tests.bench.workspace import CHECKOUT, Workspace, cgroup2_mount
 
 PIPELINE, LIVES = "pipeline", "pipeline-lives"
@@ -38,7 +51,7 @@ class Result(Struct, frozen=True):
     lives: list[float]  # records a second of forks, execs and exits
     rules: int
     unindexed: int  # rules that are evaluated for every event, since nothing of them can be looked up
-    matches: int  # events that some rule matched, over all repetitions
+    detections: int  # over all repetitions
     record_bytes: float
 
 
@@ -50,100 +63,151 @@ def run(space: Workspace, wanted: set[str]) -> list[Figure]:
     note = (
         f"{space.plan.records} records of {result.record_bytes:.0f} bytes on average, {result.rules} rules,"
         f" {result.unindexed} of them evaluated for every event, {len(result.execs)} repetitions,"
-        f" {result.matches} matches"
+        f" {result.detections} detections"
     )
     execs, spread = statistics.median(result.execs), half_quartile_range(result.execs)
     lives = statistics.median(result.lives)
     return [
         at_least(PIPELINE, execs, "events/s", LEAST, spread=spread, note=note),
         Figure(
-            LIVES, lives, "records/s", "-", None, half_quartile_range(result.lives), note="fork, exec and exit of each"
+            LIVES, lives, "records/s", "-", None, half_quartile_range(result.lives),
+            note="fork, exec and exit of each process, written to the event log",
         ),
     ]
 
 
 def _measured(space: Workspace) -> Result:
+    log = space.folder / "throughput-log"
+    log.mkdir(mode=0o700)
     command = [sys.executable, "-m", "tests.bench.throughput", str(space.core), str(space.plan.records)]
     done = subprocess.run(
-        [*command, str(space.plan.repetitions)], cwd=CHECKOUT, capture_output=True, check=False, timeout=600
+        [*command, str(space.plan.repetitions), str(log)], cwd=CHECKOUT, capture_output=True, check=False, timeout=600
     )
     if done.returncode:
         raise BenchError(one_line(done.stderr.decode(errors="replace").strip().rpartition("\n")[2]))
     return msgspec.json.decode(done.stdout, type=Result)
 
 
-def process(area: bytes, enricher: Enricher, engine: Engine, position: int) -> tuple[int, int, int]:
-    """(records, exec events, matches) of an area: what the core does, without log and responses."""
-    at, end, records, events, matched = 0, len(area), 0, 0, 0
-    readers, apply, match, unpack = READERS, enricher.apply, engine.match, RING_HEADER.unpack_from
-    while at < end:
-        length, _ = unpack(area, at)
-        kind = area[at + 8] | area[at + 9] << 8
-        activity = apply(readers[kind][1](area, at + 8), 1, position + at)
-        records += 1
-        if activity is not None:
-            events += type(activity) is ProcessCreation
-            if match(activity):
-                matched += 1
-        at += 8 + (length + 7 & ~7)
-    return records, events, matched
+class _Recorded(Ring):
+    """A ring of ordinary memory, in which everything is written and nothing read."""
+
+    def __init__(self, area: bytes) -> None:
+        self.data = mmap.mmap(-1, max(len(area), 1))
+        self.data.write(area)
+        self._mask = (1 << 62) - 1  # it never wraps
+        self._position = ctypes.c_uint64(0)
+        self._end = memoryview(pack("<Q", len(area))).cast("Q")
+
+    def close(self) -> None:
+        self.data.close()
+
+
+class _Silent(EventLog):
+    """Keeps nothing: the figure ends behind the rules."""
+
+    def __init__(self) -> None:
+        self.added = 0
+
+    def add_activity(self, activity: AnyActivity) -> None:
+        self.added += 1
+
+    def add_sandbox(self, change: SandboxChange) -> None:
+        self.added += 1
+
+    def add_detection(self, detection: Detection) -> None:
+        self.added += 1
+
+    def flush(self) -> None:
+        pass
+
+
+class _Nobody:
+    """In the responder's place: how many detections came that far."""
+
+    def __init__(self) -> None:
+        self.detections = 0
+
+    def respond(self, _: Detection) -> None:
+        self.detections += 1
 
 
 class _Line:
-    """Enricher and engine as the core has them, and the stream that they are fed."""
+    """The core's stages as the daemon wires them, and the stream that they are fed."""
 
-    def __init__(self) -> None:
-        self.rules = ruleset.load([RULES], None)
-        self.engine, self.stream = Engine(self.rules), Stream()
-        self.enricher = Enricher(Config(), str(cgroup2_mount()))
-        self.position = self.matches = self.execs = self.exec_bytes = 0
+    def __init__(self, log: EventLog, rules: Ruleset) -> None:
+        self.engine, self.stream, self.log, self.nobody = Engine(rules), Stream(), log, _Nobody()
+        self.metrics = Metrics()
+        self.pipeline = Pipeline(
+            Enricher(Config(), str(cgroup2_mount())), self.engine, log, cast(Responder, self.nobody), self.metrics,
+            Recovery(None, frozenset(), {}, frozenset(), 0, 0), lambda _: None,
+        )  # fmt: skip
+        self.position = self.exec_bytes = self.execs = 0
         self.feed(self.stream.birth(b"/pinfold/bench") + self.stream.parents())
 
-    def feed(self, area: bytes) -> tuple[int, int, float]:
-        """(records, exec events, seconds)."""
+    def feed(self, area: bytes) -> tuple[int, float]:
+        """(records, seconds). In batches, as the daemon drains."""
+        ring = _Recorded(area)
+        take, data, base, records = self.pipeline.take, ring.data, self.position, 0
         began = time.perf_counter()
-        records, events, matched = process(area, self.enricher, self.engine, self.position)
+        while ring.used:
+            following = 0
+            for position, following, at, length in ring.pending(BATCH):  # noqa: B007 (the last one is used)
+                take(data, at, length, 1, base + position)
+                records += 1
+            self.log.flush()
+            ring.advance(following)
         took = time.perf_counter() - began
         self.position += len(area)
-        self.matches += matched
-        return records, events, took
+        ring.close()
+        return records, took
+
+    def told(self) -> int:
+        """Exec events that went through all stages."""
+        return int(self.metrics.value("pinfold_events_total", (ProcessCreation.category,)))
 
     def execs_alone(self, count: int) -> float:
         """Exec events a second. Their forks came before, and their exits come after, untimed."""
         lives = self.stream.lives(count)
         self.feed(b"".join(lives.forks))
         area = b"".join(lives.execs)
-        _, events, took = self.feed(area)
+        before = self.told()
+        _, took = self.feed(area)
+        if self.told() - before != count:
+            raise BenchError(f"{count} records gave {self.told() - before} events")
         self.feed(b"".join(lives.exits))
-        if events != count:
-            raise BenchError(f"{count} records gave {events} events")
         self.execs += count
         self.exec_bytes += len(area)
-        return events / took
+        return count / took
 
     def whole_lives(self, count: int) -> float:
         """Records of all kinds a second."""
-        records, _, took = self.feed(self.stream.lives(count).whole())
+        records, took = self.feed(self.stream.lives(count).whole())
         return records / took
 
 
-def measure(count: int, repetitions: int) -> Result:
-    line = _Line()
-    line.execs_alone(count // 4)  # caches of programs and folders fill once
+def measure(count: int, repetitions: int, folder: Path) -> Result:
+    rules = ruleset.load([RULES], None)
+    log = EventLog(Config(paths=Paths(log=str(folder))), lambda *_: None)
+    log.recover()
+    silent, logged = _Line(_Silent(), rules), _Line(log, rules)
+    silent.execs_alone(count // 4)  # caches of programs and folders fill once
+    logged.whole_lives(count // 4)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as the daemon sets it
     execs, lives = [], []
     for _ in range(repetitions):
-        execs.append(line.execs_alone(count))
-        lives.append(line.whole_lives(count // 3))
-    engine = line.engine
-    if engine.index_errors or engine.errors:
-        raise BenchError(f"rules failed: {engine.index_errors} events, {engine.errors}")
+        execs.append(silent.execs_alone(count))
+        lives.append(logged.whole_lives(count // 3))
+    for line in (silent, logged):
+        if line.engine.index_errors or line.engine.errors:
+            raise BenchError(f"rules failed: {line.engine.index_errors} events, {line.engine.errors}")
     return Result(
-        execs, lives, len(line.rules.rules), len(line.rules.unindexed), line.matches, line.exec_bytes / line.execs
-    )
+        execs, lives, len(rules.rules), len(rules.unindexed), silent.nobody.detections,
+        silent.exec_bytes / silent.execs,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, {int(sys.argv[1])})
-    sys.stdout.buffer.write(msgspec.json.encode(measure(int(sys.argv[2]), int(sys.argv[3]))))
+    sys.stdout.buffer.write(msgspec.json.encode(measure(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

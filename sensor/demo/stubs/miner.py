@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-ROUNDS = 200_000  # a fraction of a second, as an easy share would take
+ROUNDS = 600_000  # half a second, as an easy share would take
 TIMEOUT_SECONDS = 10.0
 
 

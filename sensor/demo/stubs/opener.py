@@ -1,11 +1,17 @@
 #!/usr/bin/python3 -I
-"""Opens the device node given, as a CUDA program would, and prints what became of it."""
+"""Opens the device node given, as a CUDA program would, and prints what became of it.
+
+Refused, it goes on without, for a while.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+import time
+
+WITHOUT_SECONDS = 5.0
 
 
 def main() -> int:
@@ -17,6 +23,8 @@ def main() -> int:
         if error.errno in (errno.ENXIO, errno.ENODEV):
             outcome += ", as it has no driver: not refused"
     os.write(1, f"{outcome}\n".encode())
+    if outcome == "EPERM":
+        time.sleep(WITHOUT_SECONDS)
     return 0
 
 

@@ -156,11 +156,13 @@ class Daemon:
         existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()
+        # Of what an older generation of the probes recorded, all was told when it happened.
+        first = kernel.fresh and not kernel.older
         for older in list(kernel.older):
             if older.layout == ABI:
                 self._drain_older(older)
             kernel.retire(older)
-        if kernel.fresh:
+        if first:
             for activity in (*found, *existing.activities):
                 self._pipeline.tell(activity)
             self._log.flush()

@@ -40,7 +40,7 @@ class Kernel:
         self._sizes = _sizes(config)
         self.features = features.chosen()
         abi = objects.abi_digest(self._sizes, self.features)
-        found = objects.take_over(base, abi)
+        found = objects.take_over(base, abi, self._sizes, self.features)
         self.fresh = found is None
         self.generation: Generation = found or objects.build(base, abi, self._sizes, self.features)
         self.older = objects.others(base, self.generation)

@@ -91,7 +91,10 @@ class Btf:
 
     def offset(self, struct: str, *members: str) -> int:
         """Bytes from the start of `struct` to the first of `members` it has (older names come last)."""
-        found = dict(self._members(self._find(struct)))
+        try:
+            found = dict(self._members(self._find(struct)))
+        except (error, IndexError, ValueError) as cause:
+            raise BtfError(f"kernel BTF: struct {struct} is damaged: {cause}") from cause
         for member in members:
             if member in found:
                 return found[member]

@@ -34,6 +34,7 @@ from sensor.events.layouts import ABI
 _ZERO = bytes(4)
 _BPF_FS_MAGIC = 0xCAFE4A11
 _COMPILER_SECONDS = 120
+_READ_OF_OLDER = frozenset({"map-events", "map-processes", "map-sandboxes"})
 
 
 class Generation(Struct, frozen=True):
@@ -111,7 +112,11 @@ def generations(base: Path) -> list[tuple[Path, int, int, str]]:
     return sorted(found, key=lambda entry: entry[1], reverse=True)
 
 
-def _open(folder: Path, number: int, layout: int, abi: str) -> Generation:
+def _open(folder: Path, number: int, layout: int, abi: str, wanted: frozenset[str] = frozenset()) -> Generation:
+    """Raises RefusedError where a pin is missing of `wanted` or cannot be opened."""
+    missing = wanted - {pin.name for pin in folder.iterdir()}
+    if missing:
+        raise RefusedError(f"{folder} lacks the pin {min(missing)}")
     opened: dict[str, dict[str, int]] = {"map": {}, "program": {}}
     for pin in sorted(folder.iterdir()):
         kind, _, name = pin.name.partition("-")
@@ -120,12 +125,16 @@ def _open(folder: Path, number: int, layout: int, abi: str) -> Generation:
     return Generation(folder, number, layout, abi, opened["map"], opened["program"])
 
 
-def take_over(base: Path, abi: str) -> Generation | None:
-    """The pinned generation of this abi, if there is one and it is whole."""
+def take_over(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) -> Generation | None:
+    """The pinned generation of this abi, if there is one. One that is not whole is removed."""
+    wanted = {f"map-{name}" for name in maps.definitions(sizes)}
+    wanted |= {f"program-{program.name}" for program in programs.chosen(frozenset(features))}
     for folder, number, layout, found in generations(base):
         if found == abi and layout == ABI:
-            with contextlib.suppress(RefusedError):
-                return _open(folder, number, layout, found)
+            try:
+                return _open(folder, number, layout, found, frozenset(wanted))
+            except RefusedError:
+                remove_folder(folder)
     return None
 
 
@@ -136,7 +145,7 @@ def others(base: Path, current: Generation) -> list[Generation]:
         if folder == current.folder:
             continue
         try:
-            found.append(_open(folder, number, layout, abi))
+            found.append(_open(folder, number, layout, abi, _READ_OF_OLDER))
         except RefusedError:
             remove_folder(folder)
     return found

@@ -168,6 +168,8 @@ class SelfTest:
                 datagram.sendto(b"x", ("127.0.0.2", port))
             with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as six:
                 six.connect(("::1", port))
+            with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as datagram:
+                datagram.sendto(b"x", ("::1", port))
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as local:
                 local.connect(b"\0" + path)
             with contextlib.suppress(OSError):  # refused, where a policy says so
@@ -214,6 +216,8 @@ class SelfTest:
         _same("exit", "status", end.exit_code, EXIT_STATUS << 8)  # type: ignore[attr-defined]
         _same("exit", "start", end.start_ns // 10_000_000, witness.start_ticks)  # type: ignore[attr-defined]
         _same("fork", "child's exit", fork.start_ns, self._first_exit(fork.tgid))  # type: ignore[attr-defined]
+        death = self._one(Cgroup, where=lambda r: r.type == Type.CGROUP_DEATH)  # type: ignore[attr-defined]
+        _same("cgroup death", "cgroup id", death.cgroup_id, self.sandbox_id)  # type: ignore[attr-defined]
 
     def _first_exit(self, tgid: int) -> int:
         end = self._one(Exit, where=lambda r: r.tgid == tgid)  # type: ignore[attr-defined]
@@ -241,11 +245,13 @@ class SelfTest:
         four: Connect = self._one(Connect, where=lambda r: r.protocol == 6 and r.family == 2)  # type: ignore[attr-defined,assignment]
         _same("connect", "address", (four.address[:4], four.port), (bytes((127, 0, 0, 1)), witness.port))
         _same("connect", "stamp", (four.maker_tgid, four.maker_sandbox_id), (witness.tgid, self.sandbox_id))
-        sent: Connect = self._one(Connect, where=lambda r: r.protocol == 17)  # type: ignore[attr-defined,assignment]
+        sent: Connect = self._one(Connect, where=lambda r: r.protocol == 17 and r.family == 2)  # type: ignore[attr-defined,assignment]
         _same("sendmsg", "address", (sent.address[:4], sent.port), (bytes((127, 0, 0, 2)), witness.port))
         if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
-            six: Connect = self._one(Connect, where=lambda r: r.family == 10)  # type: ignore[attr-defined,assignment]
+            six: Connect = self._one(Connect, where=lambda r: r.protocol == 6 and r.family == 10)  # type: ignore[attr-defined,assignment]
             _same("connect6", "address", (six.address, six.port), (bytes(15) + b"\1", witness.port))
+            sent = self._one(Connect, where=lambda r: r.protocol == 17 and r.family == 10)  # type: ignore[attr-defined,assignment]
+            _same("sendmsg6", "address", (sent.address, sent.port), (bytes(15) + b"\1", witness.port))
         if self._unix:
             unix: ConnectUnix = self._one(ConnectUnix)  # type: ignore[assignment]
             _same("connect_unix", "path", unix.target, b"\0" + witness.socket_path)

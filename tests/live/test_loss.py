@@ -1,0 +1,137 @@
+"""When the ring has no room: what is counted, what is refused, and whose room it is."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sensor.control.client import Client
+from tests.live.running import Running, Sandbox
+
+SMALL = "ring: {{size_bytes: 262144}}\n"  # a sandbox may hold a quarter of it
+CONNECT = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+try:
+    s.connect(('127.0.0.1', int(sys.argv[1])))
+    print(0)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.fixture(scope="module")
+def small(rule_cache: str) -> Iterator[Running]:
+    with Running(SMALL, cache=rule_cache) as running:
+        yield running
+
+
+@contextmanager
+def unread(sensor: Running) -> Iterator[None]:
+    """Nobody reads the ring meanwhile."""
+    assert sensor.process is not None
+    os.kill(sensor.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(sensor.process.pid, signal.SIGCONT)
+
+
+def fill(sandbox: Sandbox) -> int:
+    """Executes until its budget is gone for sure; the number of execs."""
+    for _ in range(200):
+        sandbox.run("/bin/true", "f" * 2000)
+    return 200
+
+
+def state(sensor: Running, sandbox: Sandbox) -> dict[str, object]:
+    rows = Client(f"{sensor.home}/run/control.sock").sandboxes()
+    return next(dict(row) for row in rows if row["id"] == sandbox.id)
+
+
+def test_monitor_mode_lets_it_happen_and_counts_it(small: Running) -> None:
+    with small.sandbox() as sandbox:
+        with unread(small):
+            started = fill(sandbox)
+        small.settled(sandbox)
+        events = small.of(sandbox, category="process_creation", CommandLine=lambda line: "fff" in line)
+        assert 0 < len(events) < started
+        row = small.until(lambda: (r := state(small, sandbox)) if state(small, sandbox)["lost"] else None, "losses")
+        assert row["state"] == "unknown", "clean is never said of a sandbox whose events were lost"
+        lost = dict(row["lost"])
+        assert lost["budget"] >= started - len(events)
+
+
+def test_a_flood_loses_nothing_of_another_sandbox(small: Running) -> None:
+    with small.sandbox() as flooding, small.sandbox() as quiet:
+        with unread(small):
+            fill(flooding)
+            for index in range(20):
+                quiet.run("/bin/true", f"quiet-{index}")
+        small.settled(quiet)
+        lines = small.of(quiet, category="process_creation", CommandLine=lambda line: "quiet-" in line)
+        assert [line["CommandLine"] for line in lines] == [f"/bin/true quiet-{index}" for index in range(20)]
+        assert not state(small, quiet)["lost"]
+        assert state(small, quiet)["state"] == "clean"
+
+
+def test_enforce_refuses_what_cannot_be_recorded(small: Running) -> None:
+    with small.sandbox(f"refuse-{secrets.token_hex(4)}") as sandbox:
+        waiting = sandbox.start(
+            "/usr/bin/python3", "-I", "-S", "-c",
+            f"import sys\nsys.stdin.readline()\nsys.argv.append('4545')\n{CONNECT}",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        device = sandbox.start(
+            "/usr/bin/python3", "-I", "-S", "-c",
+            "import os,sys\nsys.stdin.readline()\ntry:\n os.open('/dev/fuse',os.O_RDWR)\nexcept OSError as e: print(e.errno)",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        small.wait(sandbox, category="process_creation", count=2)
+        with unread(small):
+            killed = 0
+            for _ in range(200):
+                killed += sandbox.run("/bin/true", "f" * 2000).returncode == -signal.SIGKILL
+            assert killed > 100, "an exec that cannot be recorded is killed before its first instruction"
+            out, _ = waiting.communicate(b"\n", timeout=20)
+            assert out.split() == [b"%d" % errno.EPERM]
+            out, _ = device.communicate(b"\n", timeout=20)
+            assert out.split() == [b"%d" % errno.EPERM]
+        small.until(lambda: sandbox.run("/bin/true", "again").returncode == 0, "and goes on when there is room")
+
+
+def test_enforce_with_allow_lets_it_happen(small: Running) -> None:
+    with small.sandbox(f"lenient-{secrets.token_hex(4)}") as sandbox:
+        with unread(small):
+            ends = {sandbox.run("/bin/true", "f" * 2000).returncode for _ in range(120)}
+        assert ends == {0}
+        small.until(lambda: state(small, sandbox)["lost"], "losses are counted")
+
+
+def test_disarm_lifts_refusals_of_the_unrecorded_with_the_daemon_dead(rule_cache: str) -> None:
+    import sys  # noqa: PLC0415
+
+    with Running(SMALL, cache=rule_cache) as sensor, sensor.sandbox(f"refuse-{secrets.token_hex(4)}") as sandbox:
+        sensor.stop(signal.SIGKILL)
+        ends = [sandbox.run("/bin/true", "f" * 2000).returncode for _ in range(200)]
+        assert ends[-1] == -signal.SIGKILL, "enforcement holds while the daemon is dead"
+        subprocess.run([sys.executable, "-m", "sensor.cli", "disarm", "--config", str(sensor.file)], check=True)
+        assert sandbox.run("/bin/true", "free").returncode == 0
+        subprocess.run([sys.executable, "-m", "sensor.cli", "arm", "--config", str(sensor.file)], check=True)
+
+
+def test_losses_of_an_ended_sandbox_stay_counted(small: Running) -> None:
+    name = 'pinfold_events_lost_total{reason="budget",stage="kernel"}'
+    before = small.metrics()[name]
+    with small.sandbox() as sandbox, unread(small):
+        fill(sandbox)
+    small.until(lambda: small.metrics()[name] > before, "its losses, after its end")
+    assert json.dumps(small.lost())

@@ -41,8 +41,9 @@ def import_bcc() -> Any:
     except ImportError as cause:
         where = "its libbcc cannot be loaded" if "libbcc" in str(cause) else f"{sys.executable} has no module bcc"
         raise HostError(f"{where}: {wanted}") from cause
-    except OSError as cause:
-        raise HostError(f"bcc cannot be loaded ({cause}): {wanted}") from cause
+    except Exception as cause:  # one made for another Python may fail with anything
+        why = " ".join(str(cause).split())[:200] or type(cause).__name__
+        raise HostError(f"bcc cannot be loaded ({why}): {wanted}") from cause
     if not hasattr(bcc, "BPF"):
         place = getattr(bcc, "__file__", None) or "unknown place"
         raise HostError(f"the module bcc at {place} is not BCC but PyPI's unrelated `bcc`: pip uninstall bcc; {wanted}")

@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from sensor.events.layouts import ABI
 _ZERO = bytes(4)
 _BPF_FS_MAGIC = 0xCAFE4A11
 _COMPILER_SECONDS = 120
+_GENERATION = re.compile(r"gen-([0-9a-f]+)-([0-9]+)-([^-]+)")
 _READ_OF_OLDER = frozenset({"map-events", "map-processes", "map-sandboxes"})
 
 
@@ -107,8 +109,8 @@ def generations(base: Path) -> list[tuple[Path, int, int, str]]:
     """(folder, number, layout, abi) of each complete one, newest first."""
     found = []
     for folder in base.glob("gen-*"):
-        _, number, layout, abi = folder.name.split("-")
-        found.append((folder, int(number, 16), int(layout), abi))
+        if parts := _GENERATION.fullmatch(folder.name):
+            found.append((folder, int(parts[1], 16), int(parts[2]), parts[3]))
     return sorted(found, key=lambda entry: entry[1], reverse=True)
 
 
@@ -158,9 +160,11 @@ def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) ->
     number = time.time_ns()
     draft = base / f"tmp-{number:x}"
     request = Request(str(draft), number, str(base / "control"), sizes, features)
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "sensor.bpf.loader"],
+            [sys.executable, "-P", "-m", "sensor.bpf.loader"],  # nothing of the working directory is imported
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             input=msgspec.json.encode(request),
             capture_output=True,
             timeout=_COMPILER_SECONDS,

@@ -1,0 +1,75 @@
+"""The lists in Python name what is in the probes, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sensor.bpf import maps, programs
+from sensor.bpf.libbpf import ProgType
+from sensor.bpf.maps import Sizes
+from sensor.enrich import enricher
+from tests.events import compiled
+
+SOURCE = programs.source()
+SIZES = Sizes(1 << 20, 100, 1000, 500, 50)
+
+
+def test_every_program_stands_in_the_probes_and_the_other_way_round() -> None:
+    written = set(re.findall(r"^int (on_\w+)\(", SOURCE, re.MULTILINE))
+    assert written == {program.name for program in programs.PROGRAMS}
+    assert len(written) == len(programs.PROGRAMS)
+
+
+def test_every_file_of_the_probes_is_part_of_the_source() -> None:
+    files = {str(path.relative_to(programs.PROBES)) for path in programs.PROBES.rglob("*.[ch]")}
+    assert files == set(programs.SOURCES)
+    for name in files:
+        assert f'#line 1 "{name}"\n' in SOURCE
+
+
+@pytest.mark.parametrize("program", programs.PROGRAMS, ids=lambda program: str(program.name))
+def test_a_program_is_attached_where_its_kind_can_be(program: programs.Program) -> None:
+    if program.kind is ProgType.RAW_TRACEPOINT:
+        assert program.attach is None
+        assert program.tracepoint or program.name.startswith("on_flush")
+    else:
+        assert program.attach is not None
+        assert not program.tracepoint
+
+
+def test_what_needs_a_feature_is_left_out_without_it() -> None:
+    all_of_them = programs.chosen(frozenset({"connect_unix", "get_retval"}))
+    assert all_of_them == list(programs.PROGRAMS)
+    left_out = {program.name for program in all_of_them} - {p.name for p in programs.chosen(frozenset())}
+    assert left_out == {"on_connect_unix", "on_flush_unix"}
+
+
+def test_every_map_that_the_probes_use_is_made() -> None:
+    used = set(re.findall(r"\bMAP\((\w+)\)", SOURCE)) - {"name"}  # the macro's own definition
+    assert used - {"control"} <= set(maps.definitions(SIZES))
+    unused = set(maps.definitions(SIZES)) - used
+    assert not unused
+
+
+def test_the_sizes_that_an_operator_sets_are_the_maps() -> None:
+    made = maps.definitions(SIZES)
+    assert made["events"].entries == 1 << 20
+    assert (made["sandboxes"].entries, made["processes"].entries, made["watch"].entries) == (100, 1000, 50)
+    assert made["repeats"].entries == made["unix_repeats"].entries == 500
+
+
+def test_constants_that_stand_on_both_sides_are_the_same() -> None:
+    defined = {name: int(value, 0) for name, value in re.findall(r"#define (PF_\w+) (0x[0-9a-f]+|\d+)", SOURCE)}
+    assert defined["PF_WATCHED"] == enricher.WATCHED
+    assert defined["PF_UNTRACKED"] == enricher.UNTRACKED
+    record = compiled.layouts((compiled.INCLUDE / "events.h").read_text())["pf_exec"]
+    # u64 at; struct pf_exec exec; char data[PF_SCRATCH_BYTES];
+    assert 8 + record + defined["PF_SCRATCH_BYTES"] == maps.EXEC_SCRATCH
+    assert defined["PF_ARGV_MAX"] >= 4096, "the documented bound"
+
+
+def test_no_helper_that_names_whoever_was_interrupted_is_used_in_socket_programs() -> None:
+    """In sock_ops and cgroup_skb the current task is anybody; no such program is here."""
+    assert not any(program.kind is ProgType.CGROUP_SKB for program in programs.PROGRAMS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -181,3 +184,43 @@ def test_closing_gives_everything_back() -> None:
     fake.read()
     fake.close()
     assert (descriptors(), mapped()) == before
+
+
+WATCH = """
+import ctypes, mmap, sys
+page = mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)
+position = ctypes.c_uint64.from_buffer(page)
+print("watching", flush=True)
+low, high = 0x0101010101010101, 0x1010101010101010
+torn = changes = 0
+before = low
+while changes < 500:
+    value = position.value
+    torn += value != low and value != high
+    changes += value != before
+    before = value
+print(torn, flush=True)
+"""
+
+
+def torn(advance: Callable[[Ring, int], None]) -> int:
+    """How often another process saw a position that was never set, while two were set in turn."""
+    fake = FakeRing()
+    fake.ring.advance(0x0101010101010101)
+    descriptor = fake.ring.descriptor
+    command = [sys.executable, "-I", "-S", "-c", WATCH, str(descriptor)]
+    with subprocess.Popen(command, pass_fds=[descriptor], stdout=subprocess.PIPE, bufsize=0) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == b"watching\n"
+        while not select.select([watcher.stdout], [], [], 0)[0]:
+            for _ in range(5_000):
+                advance(fake.ring, 0x1010101010101010)
+                advance(fake.ring, 0x0101010101010101)
+        told = int(watcher.stdout.readline())
+    fake.close()
+    return told
+
+
+def test_a_position_is_never_seen_half_written() -> None:
+    """The kernel would take a position of zero, seen in the middle, for a full ring."""
+    assert torn(Ring.advance) == 0

@@ -11,7 +11,7 @@ static __always_inline int name_matches(struct pf_step *step, u64 *name, void *n
   u64 differs = 0;
   u64 end[4] = {};
   for (int i = 0; i < 8; i++) differs |= (name[i] ^ step->prefix[i]) & step->prefix_mask[i];
-  bpf_probe_read_kernel(end, sizeof(end), name_at + length - suffix);
+  read_kernel(end, sizeof(end), name_at + length - suffix);
   for (int i = 0; i < 4; i++) differs |= (end[i] ^ step->suffix[i]) & step->suffix_mask[i];
   return differs == 0;
 }
@@ -36,7 +36,7 @@ static __always_inline void tell_cgroup(struct pf_control *c, struct pf_sandbox 
     e->header.tid = task;
     e->parent_id = parent_id;
     e->class_id = class_id;
-    long n = bpf_probe_read_kernel_str(s->data + sizeof(*e), PF_PATH_MAX, path);
+    long n = read_kernel_str(s->data + sizeof(*e), PF_PATH_MAX, path);
     s->at = n > 0 ? n : 0;
     e->path_len = s->at;
     u64 size = sizeof(*e) + (cursor(s) & 2047);
@@ -60,7 +60,7 @@ int on_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx) {
   u64 name[PF_CGROUP_NAME / 8] = {};
   READ(node, cgroup, cgroup, kn);
   READ(name_at, node, kernfs_node, name);
-  long length = bpf_probe_read_kernel_str(name, sizeof(name), name_at);
+  long length = read_kernel_str(name, sizeof(name), name_at);
   if (length <= 1) return 0;
   length -= 1;
   if (length >= PF_CGROUP_NAME - 1) {

@@ -37,7 +37,7 @@ static __always_inline u64 cursor(struct pf_exec_scratch *s) {
 static __always_inline u64 append_name(struct pf_exec_scratch *s, void *name) {
   u64 at = cursor(s);
   if (at > PF_SCRATCH_BYTES - sizeof(s->exec) - PF_NAME_MAX) return 0;
-  long n = bpf_probe_read_kernel_str(&s->data[at], PF_NAME_MAX, name);
+  long n = read_kernel_str(&s->data[at], PF_NAME_MAX, name);
   if (n <= 0) return 0;
   s->at += n;
   return n;
@@ -62,7 +62,7 @@ static __always_inline u64 walk_path(struct pf_exec_scratch *s, void *dentry, vo
       continue;
     }
     if (s->at - begin > PF_PATH_MAX - PF_NAME_MAX) break;
-    bpf_probe_read_kernel(&name, sizeof(name), dentry + PF_AT_dentry__d_name + PF_AT_qstr__name);
+    read_kernel(&name, sizeof(name), dentry + PF_AT_dentry__d_name + PF_AT_qstr__name);
     if (!append_name(s, name)) break;
     if (parent == dentry) goto out; /* not connected to a root: a memfd */
     dentry = parent;
@@ -74,7 +74,7 @@ out:
 
 static __always_inline u32 namespace_id(void *namespace, u32 offset) {
   u32 id = 0;
-  if (namespace) bpf_probe_read_kernel(&id, sizeof(id), namespace + offset + PF_AT_ns_common__inum);
+  if (namespace) read_kernel(&id, sizeof(id), namespace + offset + PF_AT_ns_common__inum);
   return id;
 }
 
@@ -94,7 +94,7 @@ static __always_inline void read_namespaces(struct pf_exec *e, void *task, void 
   READ(pid, task, task_struct, thread_pid);
   READ(level, pid, pid, level);
   ns = 0;
-  bpf_probe_read_kernel(&ns, sizeof(ns), pid + PF_AT_pid__numbers + (level & 31) * PF_SIZE_upid + PF_AT_upid__ns);
+  read_kernel(&ns, sizeof(ns), pid + PF_AT_pid__numbers + (level & 31) * PF_SIZE_upid + PF_AT_upid__ns);
   e->pid_ns = namespace_id(ns, PF_AT_pid_namespace__ns);
 }
 
@@ -114,8 +114,8 @@ static __always_inline void read_file(struct pf_exec *e, void *file, void *dentr
   READ(e->device, super, super_block, s_dev);
   READ(magic, super, super_block, s_magic);
   READ(parent, dentry, dentry, d_parent);
-  bpf_probe_read_kernel(&name, sizeof(name), dentry + PF_AT_dentry__d_name + PF_AT_qstr__name);
-  bpf_probe_read_kernel(prefix, sizeof(prefix) - 1, name);
+  read_kernel(&name, sizeof(name), dentry + PF_AT_dentry__d_name + PF_AT_qstr__name);
+  read_kernel(prefix, sizeof(prefix) - 1, name);
   e->mode = mode;
   if (!links) e->file_flags |= PF_FILE_DELETED;
   if (magic == 0x01021994) { /* TMPFS_MAGIC */
@@ -148,7 +148,7 @@ static __always_inline u64 read_argv(struct pf_exec_scratch *s, void *task) {
   }
   asm volatile("%0 &= 0x1fff" : "+r"(length)); /* the verifier forgets the comparison above */
   if (length > PF_ARGV_MAX) length = PF_ARGV_MAX;
-  if (length && bpf_probe_read_user(s->data, length, (void *)from)) {
+  if (length && read_user(s->data, length, (void *)from)) {
     s->exec.file_flags |= PF_FILE_ARGV_FAULT;
     return 0;
   }
@@ -179,8 +179,8 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   READ(e->egid, cred, cred, egid);
   read_namespaces(e, task, cred);
   READ(file, bprm, linux_binprm, file);
-  bpf_probe_read_kernel(&dentry, sizeof(dentry), file + PF_AT_file__f_path + PF_AT_path__dentry);
-  bpf_probe_read_kernel(&mnt, sizeof(mnt), file + PF_AT_file__f_path + PF_AT_path__mnt);
+  read_kernel(&dentry, sizeof(dentry), file + PF_AT_file__f_path + PF_AT_path__dentry);
+  read_kernel(&mnt, sizeof(mnt), file + PF_AT_file__f_path + PF_AT_path__mnt);
   read_file(e, file, dentry);
 
   e->argv_len = read_argv(s, task);
@@ -189,8 +189,8 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   e->filename_len = append_name(s, filename);
   e->image_path_len = walk_path(s, dentry, mnt, PF_FILE_IMAGE_CUT);
   READ(fs, task, task_struct, fs);
-  bpf_probe_read_kernel(&dentry, sizeof(dentry), fs + PF_AT_fs_struct__pwd + PF_AT_path__dentry);
-  bpf_probe_read_kernel(&mnt, sizeof(mnt), fs + PF_AT_fs_struct__pwd + PF_AT_path__mnt);
+  read_kernel(&dentry, sizeof(dentry), fs + PF_AT_fs_struct__pwd + PF_AT_path__dentry);
+  read_kernel(&mnt, sizeof(mnt), fs + PF_AT_fs_struct__pwd + PF_AT_path__mnt);
   e->cwd_path_len = walk_path(s, dentry, mnt, PF_FILE_CWD_CUT);
 
   u64 size = sizeof(*e) + cursor(s);

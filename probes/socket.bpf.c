@@ -212,7 +212,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   key.length = length;
   asm volatile("%0 &= 127" : "+r"(length));
   if (length > 108) length = 108;
-  bpf_probe_read_kernel(key.target, length, address + 2);
+  read_kernel(key.target, length, address + 2);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &key);
   u64 now = bpf_ktime_get_ns();
   if (r) {

@@ -205,6 +205,7 @@ class Daemon:
                     os.read(wake, 4096)
                 elif descriptor == self._link.fileno():
                     self._link.on_readable()
+            self._reports.before_drain(self._kernel.ring.used)
             busy = self._drain() > 0
             if self._responder.pending:
                 self._responder.settle()

@@ -88,6 +88,7 @@ METRICS: tuple[Metric, ...] = (
         most=128,
     ),
     Metric("pinfold_sandboxes", "gauge", "Live sandboxes."),
+    Metric("pinfold_sandboxes_unknown", "gauge", "Live sandboxes of which events were lost, so that nothing is sure."),
     Metric("pinfold_processes", "gauge", "Live processes of sandboxes."),
     Metric(
         "pinfold_detection_latency_seconds",
@@ -101,7 +102,7 @@ METRICS: tuple[Metric, ...] = (
         "From an event in the kernel to the end of the response to it.",
         buckets=LATENCY_BUCKETS,
     ),
-    Metric("pinfold_ring_used_bytes", "gauge", "Bytes of the event ring that wait to be read."),
+    Metric("pinfold_ring_used_bytes", "gauge", "Most bytes of the ring that waited in the last second."),
     Metric("pinfold_ring_size_bytes", "gauge", "Size of the event ring."),
     Metric("pinfold_rules", "gauge", "Rules by what became of them.", ("state",), (("loaded", "refused"),)),
     Metric("pinfold_rule_errors_total", "counter", "Rules that failed on an event.", ("rule",), ((),), most=4096),

@@ -11,6 +11,7 @@ import msgspec
 from sensor import __version__
 from sensor.bpf.tables import Losses
 from sensor.enrich.enricher import Enricher
+from sensor.enrich.sandboxes.registry import Sandbox
 from sensor.events.layouts import ABI
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
@@ -32,6 +33,8 @@ class Reports:
         self._losses = Losses({}, {})
         self._told: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
         self._misses = 0
+        self._written = 0
+        self._peak = 0
 
     def started(self) -> None:
         metrics = self._metrics
@@ -45,12 +48,19 @@ class Reports:
         self._metrics.gauge("pinfold_rules", ("refused",), refused)
         self._metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.rules))
 
+    def before_drain(self, used: int) -> None:
+        """How full the ring was, of which the highest of each second is told: after a drain it is empty."""
+        self._peak = max(self._peak, used)
+
     def each_second(self, armed: bool) -> None:
         metrics = self._metrics
         metrics.gauge("pinfold_enforcing", (), int(armed))
-        metrics.gauge("pinfold_ring_used_bytes", (), self._kernel.ring.used)
+        metrics.gauge("pinfold_ring_used_bytes", (), self._peak)
+        self._peak = 0
         metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
         metrics.gauge("pinfold_processes", (), self._enricher.processes.living)
+        metrics.count("pinfold_log_bytes_total", (), self._pipeline.log.written - self._written)
+        self._written = self._pipeline.log.written
         self._count_losses()
         misses = self._kernel.tables.recursion_misses()
         metrics.count("pinfold_recursion_misses_total", (), misses - self._misses)
@@ -65,6 +75,7 @@ class Reports:
         kernel = Counter(self._losses.total)
         for counts in self._losses.by_sandbox.values():
             kernel.update(counts)
+        self._metrics.gauge("pinfold_sandboxes_unknown", (), sum(1 for s in self._live() if self._lost(s.id)))
         counters = self._enricher.counters
         enrich = Counter(
             sandboxes_full=counters["sandboxes_overflow"] + counters["births_untracked"],
@@ -97,8 +108,8 @@ class Reports:
     def sandboxes(self) -> bytes:
         """`state` is unknown where events were lost: nothing can be said of it then."""
         rows = []
-        for sandbox in self._enricher.sandboxes.live():
-            lost = {r: n for r, n in self._losses.by_sandbox.get(sandbox.id, {}).items() if r not in HARMLESS}
+        for sandbox in self._live():
+            lost = self._lost(sandbox.id)
             detections = self._pipeline.detections.get(sandbox.id, 0)
             rows.append(
                 {
@@ -114,6 +125,13 @@ class Reports:
                 }
             )
         return msgspec.json.encode(rows)
+
+    def _live(self) -> list[Sandbox]:
+        return self._enricher.sandboxes.live()
+
+    def _lost(self, sandbox_id: int) -> dict[str, int]:
+        counts = self._losses.by_sandbox.get(sandbox_id, {})
+        return {reason: count for reason, count in counts.items() if reason not in HARMLESS}
 
     def rules(self) -> bytes:
         engine = self._pipeline.engine

@@ -3,13 +3,19 @@
 
 /* The sensor makes the maps and hands over their descriptors as PF_FD_<name>: so one generation's
  * programs can share a map with the next, and no table macro of BCC rewrites this text. */
+/* Helpers that BCC must not touch: without the symbols' addresses in /proc/kallsyms (CAP_SYSLOG,
+ * kernel.kptr_restrict) it takes bpf_probe_read in their place, which some program types are refused. */
+static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
+static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
+
 #define MAP(name) ((void *)bpf_pseudo_fd(1, PF_FD_##name))
 
 /* Kernel memory is read by offsets from the running kernel's BTF (PF_AT_<struct>__<member>, made by
  * sensor/bpf/headers.py), never by C member access: BCC would rewrite that, and silently leave the
  * second declarator of a line unread. */
 #define READ(to, base, type, member) \
-  bpf_probe_read_kernel(&(to), sizeof(to), (void *)(base) + PF_AT_##type##__##member)
+  read_kernel(&(to), sizeof(to), (void *)(base) + PF_AT_##type##__##member)
 
 #define __always_inline inline __attribute__((always_inline))
 

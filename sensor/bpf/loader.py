@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ class Request(msgspec.Struct, frozen=True):
     folder: str
     generation: int
     control: str  # pin of the control map
+    headers: str  # an empty folder for the header tree; the caller removes it, since LLVM may end this process
     sizes: maps.Sizes
     features: tuple[str, ...]
 
@@ -61,15 +61,14 @@ def compile_and_pin(request: Request) -> None:
     flags = [f"-DPF_FD_{name}={descriptor}" for name, descriptor in descriptors.items()]
     flags += [f"-DPF_GENERATION={request.generation}ULL", f"-DPF_RING_BYTES={request.sizes.ring_bytes}ULL"]
     flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
-    with tempfile.TemporaryDirectory(prefix="pinfold-headers-") as tree:
-        headers.write_tree(Path(tree), Btf(), "connect_unix" in request.features)
-        os.environ["BCC_KERNEL_SOURCE"] = tree
-        try:
-            module = bcc.BPF(text=programs.source(), cflags=[*flags, "-Wno-everything"])
-        except Exception as cause:
-            raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
-        for program in programs.chosen(frozenset(request.features)):
-            libbpf.pin(_load(module, program), folder / f"program-{program.name}")
+    headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)
+    os.environ["BCC_KERNEL_SOURCE"] = request.headers
+    try:
+        module = bcc.BPF(text=programs.source(), cflags=[*flags, "-Wno-everything"])
+    except Exception as cause:
+        raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
+    for program in programs.chosen(frozenset(request.features)):
+        libbpf.pin(_load(module, program), folder / f"program-{program.name}")
 
 
 def _load(module: Any, program: programs.Program) -> int:

@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -159,20 +160,20 @@ def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) ->
         remove_folder(left)
     number = time.time_ns()
     draft = base / f"tmp-{number:x}"
-    request = Request(str(draft), number, str(base / "control"), sizes, features)
-    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-m", "sensor.bpf.loader"],  # nothing of the working directory is imported
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-            input=msgspec.json.encode(request),
-            capture_output=True,
-            timeout=_COMPILER_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as cause:
-        remove_folder(draft)
-        raise LoadError(f"the compiler took more than {_COMPILER_SECONDS} s") from cause
+    with tempfile.TemporaryDirectory(prefix="pinfold-headers-") as tree:
+        request = Request(str(draft), number, str(base / "control"), tree, sizes, features)
+        try:
+            child = subprocess.run(
+                [sys.executable, "-P", "-m", "sensor.bpf.loader"],
+                input=msgspec.json.encode(request),
+                capture_output=True,
+                timeout=_COMPILER_SECONDS,
+                check=False,
+                env={**os.environ, "PYTHONPATH": _python_path()},
+            )
+        except subprocess.TimeoutExpired as cause:
+            remove_folder(draft)
+            raise LoadError(f"the compiler took more than {_COMPILER_SECONDS} s") from cause
     log = child.stderr.decode("utf-8", "replace")
     error = "the compiler died; its last line: " + (log.strip().splitlines() or ["none"])[-1][:200]
     if child.stdout:
@@ -183,6 +184,12 @@ def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) ->
     folder = base / f"gen-{number:x}-{ABI}-{abi}"
     draft.rename(folder)
     return _open(folder, number, ABI, abi)
+
+
+def _python_path() -> str:
+    """With -P the folder we were started in is no place to import from; our own package must be."""
+    ours = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(filter(None, (ours, os.environ.get("PYTHONPATH"))))
 
 
 def remove_folder(folder: Path) -> None:

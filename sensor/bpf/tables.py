@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from struct import Struct as PackedStruct
@@ -10,6 +11,7 @@ from struct import pack, unpack
 from msgspec import Struct
 
 from sensor.bpf import libbpf
+from sensor.bpf.attach import OFF_VARIABLE
 from sensor.bpf.objects import Generation
 from sensor.bpf.state import SIZES, DeviceKey, FlushRequest, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
@@ -181,17 +183,15 @@ class Tables:
 
     def sweep_repeats(self, now_ns: int, flush_ns: int) -> int:
         """Have the kernel send the counts that no further attempt would; returns how many keys there are."""
-        program = self.generation.programs["on_flush"]
         keys = libbpf.keys(self._maps["repeats"], SIZES["pf_repeat_key"], SWEEP_MOST)
         for key in keys:
             quiet, forget = self._quiet("repeats", key, now_ns, flush_ns)
             if quiet or forget:
-                libbpf.run_raw_tracepoint(program, key + pack("<Q", forget))
+                self._run("on_flush", key + pack("<Q", forget))
         return len(keys) + self._sweep_unix(now_ns, flush_ns)
 
     def _sweep_unix(self, now_ns: int, flush_ns: int) -> int:
-        program = self.generation.programs.get("on_flush_unix")
-        if program is None:
+        if "on_flush_unix" not in self.generation.programs:
             return 0
         keys = libbpf.keys(self._maps["unix_repeats"], SIZES["pf_unix_key"], SWEEP_MOST)
         for key in keys:
@@ -207,8 +207,13 @@ class Tables:
                     forget=forget,
                 )
                 libbpf.update(self._maps["flush_request"], bytes(4), request.pack())
-                libbpf.run_raw_tracepoint(program, bytes(96))
+                self._run("on_flush_unix", bytes(96))
         return len(keys)
+
+    def _run(self, name: str, arguments: bytes) -> None:
+        """A program that is attached nowhere. Switched off for a test as those that are attached."""
+        if name != os.environ.get(OFF_VARIABLE):
+            libbpf.run_raw_tracepoint(self.generation.programs[name], arguments)
 
     def _quiet(self, name: str, key: bytes, now_ns: int, flush_ns: int) -> tuple[bool, bool]:
         value = libbpf.lookup(self._maps[name], key, SIZES["pf_repeat"])

@@ -52,6 +52,7 @@ class EventLog:
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self._sandboxes: dict[str, tuple[int, str]] = {}  # of the latest detections, by their ids
+        self.written = 0  # bytes, since the start
 
     def recover(self) -> Recovery:
         """Opens the log, mends its end and says what the last run left. To be called once, first.
@@ -107,6 +108,7 @@ class EventLog:
             self._complain("rotate", f"the log {self.path!a} cannot be rotated: {why.strerror}")
         try:
             self._file.append(lines)
+            self.written += len(lines)
         except IncompleteWrite as incomplete:
             self._not_written(lines.count(b"\n", incomplete.kept), incomplete.__cause__)
 

@@ -254,10 +254,20 @@ class Running:
             time.sleep(0.02)
 
     def settled(self, sandbox: Sandbox) -> None:
-        """Everything done in the sandbox so far has been logged: records come in order, and a marker is last."""
-        marker = f"marker-{secrets.token_hex(8)}"
-        sandbox.run("/bin/true", marker)
-        self.wait(sandbox, category="process_creation", CommandLine=f"/bin/true {marker}")
+        """Everything done in the sandbox so far has been logged: records come in order, and a marker is last.
+        Where the sandbox's budget is used up at first, the marker is lost like anything else: another follows."""
+
+        def marked() -> bool:
+            marker = f"marker-{secrets.token_hex(8)}"
+            sandbox.run("/bin/true", marker)
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                if self.of(sandbox, category="process_creation", CommandLine=f"/bin/true {marker}"):
+                    return True
+                time.sleep(0.02)
+            return False
+
+        self.until(marked, "the marker")
 
     def metrics(self) -> dict[str, float]:
         """`name{labels}` to value."""

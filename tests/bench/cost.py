@@ -215,4 +215,3 @@ def _ratio(rounds: Rounds) -> Figure:
     value = theirs / max(ours, floor, 0.01)
     note = f"auditd {theirs:.2f} % against {ours:.2f} %, the latter taken as {max(ours, floor):.2f} % at least"
     return at_least(RATIO, value, unit, RATIO_LIMIT, note=note)
-

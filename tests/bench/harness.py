@@ -44,22 +44,32 @@ class Figure(Struct, frozen=True):
 
 
 def at_most(
-    name: str, value: float, unit: str, limit: float, *, spread: float | None = None,
-    peers: Mapping[str, Peer] | None = None, note: str = "",
+    name: str,
+    value: float,
+    unit: str,
+    limit: float,
+    *,
+    spread: float | None = None,
+    peers: Mapping[str, Peer] | None = None,
+    note: str = "",
 ) -> Figure:
     return Figure(name, value, unit, f"<= {limit:g}", value <= limit, spread, dict(peers or {}), note)
 
 
 def at_least(
-    name: str, value: float, unit: str, limit: float, *, spread: float | None = None,
-    peers: Mapping[str, Peer] | None = None, note: str = "",
+    name: str,
+    value: float,
+    unit: str,
+    limit: float,
+    *,
+    spread: float | None = None,
+    peers: Mapping[str, Peer] | None = None,
+    note: str = "",
 ) -> Figure:
     return Figure(name, value, unit, f">= {limit:g}", value >= limit, spread, dict(peers or {}), note)
 
 
-def unmeasured(
-    name: str, unit: str, target: str, reason: object, peers: Mapping[str, Peer] | None = None
-) -> Figure:
+def unmeasured(name: str, unit: str, target: str, reason: object, peers: Mapping[str, Peer] | None = None) -> Figure:
     """Not met, unless there is no target ("-")."""
     return Figure(name, None, unit, target, None if target == "-" else False, None, dict(peers or {}), one_line(reason))
 
@@ -157,8 +167,13 @@ def render(figures: Iterable[Figure], out: TextIO = sys.stdout) -> None:
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading not in {"peers"})
     for figure in figures:
         table.add_row(
-            figure.name, _number(figure.value), figure.unit, figure.target,
-            {True: "yes", False: "NO", None: "-"}[figure.met], _number(figure.spread), _peers(figure),
+            figure.name,
+            _number(figure.value),
+            figure.unit,
+            figure.target,
+            {True: "yes", False: "NO", None: "-"}[figure.met],
+            _number(figure.spread),
+            _peers(figure),
         )
     console = Console(file=out, width=WIDTH, highlight=False, markup=False, emoji=False)
     console.print(table)

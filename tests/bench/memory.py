@@ -27,9 +27,7 @@ def run(space: Workspace, wanted: set[str]) -> list[Figure]:
     parts = ", ".join(f"{name} {size:.1f}" for _, name, size in sizes)
     note = f"after {events:,.0f} events, {space.plan.sandboxes} sandboxes alive; {parts}"
     values = {ALL: sum(size for _, _, size in sizes), CORE: sum(size for tgid, _, size in sizes if tgid == core)}
-    return [
-        at_most(name, values[name], "MB", limit, note=note) for name, limit in LIMITS_MB.items() if name in wanted
-    ]
+    return [at_most(name, values[name], "MB", limit, note=note) for name, limit in LIMITS_MB.items() if name in wanted]
 
 
 def _occupy(space: Workspace, watching: Sensor, boxes: ExitStack) -> float:

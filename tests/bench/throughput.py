@@ -70,7 +70,12 @@ def run(space: Workspace, wanted: set[str]) -> list[Figure]:
     return [
         at_least(PIPELINE, execs, "events/s", LEAST, spread=spread, note=note),
         Figure(
-            LIVES, lives, "records/s", "-", None, half_quartile_range(result.lives),
+            LIVES,
+            lives,
+            "records/s",
+            "-",
+            None,
+            half_quartile_range(result.lives),
             note="fork, exec and exit of each process, written to the event log",
         ),
     ]

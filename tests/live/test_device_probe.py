@@ -129,7 +129,7 @@ for _ in range(2000):
 
     def total() -> bool:
         lines = sensor.of(sandbox, category="device_access", DeviceMajor=195)
-        return sum(line["Count"] for line in lines) == 2000
+        return sum(int(line["Count"]) for line in lines) == 2000
 
     sensor.until(total, "all 2000 opens in counts")
     assert len(sensor.of(sandbox, category="device_access", DeviceMajor=195)) <= 6

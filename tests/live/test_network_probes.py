@@ -61,7 +61,10 @@ def test_connect(
 
 @pytest.mark.parametrize(("family", "address"), [("AF_INET", "127.0.0.4"), ("AF_INET6", "::1")])
 def test_unconnected_sendmsg(sensor: Running, sandbox: Sandbox, family: str, address: str) -> None:
-    code = "import socket,sys; socket.socket(getattr(socket,sys.argv[1]),socket.SOCK_DGRAM).sendto(b'x',(sys.argv[2],4242))"
+    code = """
+import socket, sys
+socket.socket(getattr(socket, sys.argv[1]), socket.SOCK_DGRAM).sendto(b'x', (sys.argv[2], 4242))
+"""
     sandbox.python(code, family, address)
     (line,) = sensor.wait(sandbox, category="network_connection", DestinationPort=4242)
     assert (line["DestinationIp"], line["Protocol"]) == (address, "udp")
@@ -123,7 +126,7 @@ for _ in range(5000):
 
     def total() -> bool:
         lines = sensor.of(sandbox, category="network_connection", DestinationPort=4343)
-        return sum(line["Count"] for line in lines) == 5000
+        return sum(int(line["Count"]) for line in lines) == 5000
 
     sensor.until(total, "all 5000 attempts in counts")
     lines = sensor.of(sandbox, category="network_connection", DestinationPort=4343)
@@ -149,7 +152,7 @@ for _ in range(300):
 
     def total() -> bool:
         lines = sensor.of(sandbox, category="network_connection", DestinationPath="@" + name)
-        return sum(line["Count"] for line in lines) == 300
+        return sum(int(line["Count"]) for line in lines) == 300
 
     sensor.until(total, "all 300 attempts in counts")
     assert len(sensor.of(sandbox, category="network_connection", DestinationPath="@" + name)) <= 5

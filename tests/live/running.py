@@ -241,7 +241,10 @@ class Running:
 
     def wait(self, sandbox: Sandbox, *, count: int = 1, **wanted: object) -> list[Line]:
         """At least `count` such lines. A callable as a member's value judges it."""
-        return self.until(lambda: _enough(self.of(sandbox, **wanted), count), f"{count} lines with {wanted}")
+        lines: list[Line] = self.until(
+            lambda: _enough(self.of(sandbox, **wanted), count), f"{count} lines with {wanted}"
+        )
+        return lines
 
     def until(self, found: Callable[[], Any], what: str) -> Any:
         until = time.monotonic() + WAIT_S

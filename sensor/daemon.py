@@ -116,6 +116,7 @@ class Daemon:
         self._pipeline = Pipeline(enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched)
         self._enricher, self._log, self._responder = enricher, log, responder
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
+        self._pipeline.close_intents(recovery)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
         self._begin(listeners)

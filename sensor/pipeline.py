@@ -54,6 +54,17 @@ class Pipeline:
         self._told = recovery.pending_detections
         self._settled = recovery.settled
 
+    def close_intents(self, recovery: Recovery) -> None:
+        """An intent of the last run that has no outcome gets one, unless its event is replayed and answered
+        again. Whether its kill landed nobody knows; who it was for is in the detection."""
+        for detection, action in recovery.pending_intents.items():
+            generation, _, position = detection.partition("/")[0].partition("-")
+            if (int(generation, 16), int(position, 16)) <= self._replay:
+                reason = "the sensor ended before the outcome was known"
+                self.log.add_response(
+                    Response(detection, time.time_ns(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
+                )
+
     def take(self, buffer: Buffer, at: int, length: int, generation: int, position: int) -> None:
         """A record of `length` bytes at `at`. Never raises for anything a sandbox put into it."""
         record: Any = self.decoder.decode(buffer, at, length)

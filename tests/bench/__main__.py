@@ -82,9 +82,9 @@ def main(arguments: list[str]) -> int:
     except BenchError as error:
         print(f"bench: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except SystemExit:
         print("bench: interrupted; everything was removed", file=sys.stderr)
-        return 130
+        raise
     render(figures)
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")

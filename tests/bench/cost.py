@@ -184,9 +184,13 @@ def _row(rounds: Rounds, name: str, operation: str, place: str, limit: float | N
     if limit is None:
         return Figure(name, value, "% slower", target, None, spread, beside, note)
     if place == "outside":
-        # Within the limit, or within what off against off shows in the same run. But a run in which chance moves
-        # the median by far more than what is looked for shows nothing, and must not pass for having shown it.
-        limit = max(limit, min(chance, MOST_BY_CHANCE))
+        # A run in which chance moves the median by far more than what is looked for shows nothing, and must not
+        # pass for having shown it.
+        if chance > MOST_BY_CHANCE:
+            note = f"too noisy to tell; {note}"
+            return Figure(name, value, "% slower", f"<= {limit:g}", False, spread, beside, note)
+        # Within the limit, or within what off against off shows in the same run.
+        limit = max(limit, chance)
     return at_most(name, value, "% slower", limit, spread=spread, peers=beside, note=note)
 
 

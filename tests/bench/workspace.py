@@ -151,10 +151,18 @@ def cgroup2_mount() -> Path:
     raise BenchError("no cgroup2 is mounted")
 
 
+def _interrupted(number: int, _frame: object) -> None:
+    """Once: a second signal must not cut the cleaning up short."""
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 @contextmanager
 def workspace(plan: Plan, seed: int) -> Iterator[Workspace]:
     """Everything of it is removed at the end, also after SIGINT and SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     folder = Path(tempfile.mkdtemp(prefix="pinfold-bench-"))
     made = None
     try:

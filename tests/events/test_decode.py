@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from struct import Struct as PackedStruct
 from typing import Any
 
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 from sensor.events import generate, layouts
 from sensor.events.decode import Decoder
 from sensor.events.layouts import HEADER_SIZE, READERS, Type
+from tests.events.packing import LAYOUTS, packed
 
-EVENTS_H = Path(generate.__file__).resolve().parents[2] / "probes" / "include" / "events.h"
-_, STRUCTS = generate.parse(EVENTS_H.read_text())
-LAYOUTS = {kind: STRUCTS[generate.RECORDS[f"PF_TYPE_{kind.name}"]] for kind in Type}
 WIDTHS = {"B": 8, "H": 16, "I": 32, "Q": 64, "i": 31}
 GUARD = b"\xee" * 64  # around a record: what is read of it was read beyond the record
 
@@ -33,16 +30,6 @@ def values(kind: Type) -> st.SearchStrategy[dict[str, Any]]:
     for tail in LAYOUTS[kind].tails:
         members[tail] = st.binary(max_size=300)
     return st.fixed_dictionaries(members)
-
-
-def packed(kind: Type, members: dict[str, Any]) -> bytes:
-    """As the kernel would send it. `type` and `size` are made true."""
-    layout = LAYOUTS[kind]
-    tails = [members[tail] for tail in layout.tails]
-    known = {**members, "type": int(kind), "size": layout.size + sum(map(len, tails))}
-    known |= {f"{tail}_len": len(members[tail]) for tail in layout.tails}
-    pattern = PackedStruct("<" + "".join(letter for _, letter, _ in layout.members))
-    return pattern.pack(*(known[name] for name, _, python in layout.members if python)) + b"".join(tails)
 
 
 records = st.sampled_from(Type).flatmap(lambda kind: st.tuples(st.just(kind), values(kind)))

@@ -13,6 +13,8 @@ from sensor.errors import BtfError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
+_REPORT = "this kernel's layout is not understood, please report it with `uname -a`"
+
 _HEADER = Struct("<HBBIIIII")
 _TYPE = Struct("<III")
 _MAGIC = 0xEB9F
@@ -73,7 +75,7 @@ class Btf:
         at = self._strings.find(b"\0" + name.encode() + b"\0")
         index = self._structs.get(at + 1) if at >= 0 else None
         if index is None:
-            raise BtfError(f"kernel BTF has no struct {name}")
+            raise BtfError(f"kernel BTF has no struct {name}; {_REPORT}")
         return index
 
     def _members(self, index: int, base: int = 0, depth: int = 0) -> Iterator[tuple[str, int]]:
@@ -98,7 +100,7 @@ class Btf:
         for member in members:
             if member in found:
                 return found[member]
-        raise BtfError(f"kernel BTF: struct {struct} has no member {' or '.join(members)}")
+        raise BtfError(f"kernel BTF: struct {struct} has no member {' or '.join(members)}; {_REPORT}")
 
     def size(self, struct: str) -> int:
         _, _, size = _TYPE.unpack_from(self._data, self._at[self._find(struct)])

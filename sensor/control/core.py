@@ -37,7 +37,10 @@ class Core:
         self._loop.add_reader(link, self._readable)
 
     def ready(self) -> None:
-        self._link.send(wire.REQUEST.pack(wire.READY_ID) + wire.READY_NAME)
+        try:
+            self._link.send(wire.REQUEST.pack(wire.READY_ID) + wire.READY_NAME)
+        except (BrokenPipeError, ConnectionResetError):
+            self._gone()  # it refused to start, and said why
 
     async def answer(self, name: str) -> bytes:
         """At most FRESH_S old.

@@ -56,16 +56,17 @@ class Kernel:
 
     def configure(self, config: Config) -> None:
         """Policy, patterns and devices, as `config` has them. Also for a reload."""
-        self._config = config
         classes = kernel_classes(config)
         index = {entry.name: entry.index for entry in classes}
-        self._patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
-        self._plan = steps.compile_patterns(self._patterns)
+        patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
+        plan = steps.compile_patterns(patterns)
+        # Nothing is kept of a configuration that is refused up to here.
+        self._config, self._patterns, self._plan = config, patterns, plan
         self.tables.write_classes(
             (c.index, c.granted, bool(c.mode), c.when_unrecorded == UNRECORDED_REFUSE) for c in classes
         )
         self.refresh_devices()
-        os.makedirs(f"{self.mount}/{config.instance}", exist_ok=True)
+        _make_cgroup(f"{self.mount}/{config.instance}")
         self.tables.write_steps(self._plan)
         found = steps.find(self._plan, self.mount, self._plan.first)
         self.tables.write_watch(found, whole=True)
@@ -169,6 +170,14 @@ def _sizes(config: Config) -> Sizes:
     if sizes.ring_bytes & (sizes.ring_bytes - 1):
         raise HostError(f"ring.size_bytes: {sizes.ring_bytes} is no power of two")
     return sizes
+
+
+def _make_cgroup(path: str) -> None:
+    """The parent of `pinfold sandbox run`, and of the self-test's sandbox."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as cause:
+        raise HostError(f"the cgroup {path} cannot be made: {cause.strerror}; cgroup2 must be writable") from cause
 
 
 def ring_of(generation: Generation) -> Ring:

@@ -19,6 +19,7 @@ from typing import Any
 
 from sensor.bpf import objects
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
+from tests.live.names import unique
 
 WAIT_S = 20.0
 Line = dict[str, Any]
@@ -130,8 +131,8 @@ class Running:
     its place, both formatted with instance, home, cache and port."""
 
     def __init__(self, options: str = "", *, config: str = CONFIG, cache: str = "", **environment: str) -> None:
-        self.instance = f"pinfold-test-{secrets.token_hex(4)}"
-        self.home = Path(tempfile.mkdtemp(prefix="pinfold-test-"))
+        self.instance = f"pinfold-test-{unique()}"
+        self.home = Path(tempfile.mkdtemp(prefix=f"pinfold-test-{unique()}-"))
         self.port = free_port()
         self.file = self.home / "pinfold.yaml"
         self.log = self.home / "log" / "events.jsonl"

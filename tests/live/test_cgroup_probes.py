@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
+from tests.live.names import unique
 from tests.live.running import CONFIG, Running, Sandbox, remove_cgroup
 
 
@@ -65,7 +65,7 @@ subprocess.run(['/bin/true', 'after-leaving'])
 
 
 def test_a_child_that_clones_out_keeps_its_sandbox(sensor: Running, sandbox: Sandbox, workloads: Path) -> None:
-    outside = Path(sensor.mount) / f"pinfold-outside-{secrets.token_hex(4)}"
+    outside = Path(sensor.mount) / f"pinfold-outside-{unique()}"
     outside.mkdir()
     try:
         sandbox.run(str(workloads / "enter"), "-k", str(outside), "--", "/bin/true", "cloned-out")

@@ -23,6 +23,7 @@ from sensor.demo.network import Network
 from sensor.demo.peers import STUBS, Peers
 from sensor.demo.undo import Undo, remove_tree
 from sensor.demo.watch import AGENT, WORK, Sensor, free_port
+from tests.live.names import unique
 from tests.packaging.test_grafana import PANELS
 from tests.packaging.tools import tool
 
@@ -132,9 +133,9 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def observed() -> Iterator[Observed]:
-    folder = Path(tempfile.mkdtemp(prefix="pinfold-dashboard-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"pinfold-dashboard-{unique()}-"))
     folder.chmod(0o711)  # the far side's programs run as a user of their own
-    instance = f"pinfold-demo-{time.time_ns() & 0xFFFFFF:06x}"
+    instance = f"pinfold-demo-{unique()}"
     undo = Undo()
     with undo:
         undo.add("folder", lambda: remove_tree(folder))

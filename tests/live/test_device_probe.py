@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.names import unique
 from tests.live.running import Running, Sandbox
 
 OPEN = """
@@ -27,7 +28,7 @@ for path in sys.argv[1:]:
 @pytest.fixture
 def nodes() -> Iterator[dict[str, str]]:
     """Device nodes of this test's own. The drivers need not be there: the controller is asked before."""
-    folder = Path(f"/dev/shm/pinfold-{secrets.token_hex(4)}")
+    folder = Path(f"/dev/shm/pinfold-{unique()}")
     folder.mkdir()
     made = {}
     try:
@@ -89,7 +90,7 @@ def test_enforce_mode_refuses_what_is_not_granted(sensor: Running, nodes: dict[s
 
 
 def test_mknod_is_refused_too(sensor: Running) -> None:
-    path = f"/dev/shm/pinfold-{secrets.token_hex(4)}"
+    path = f"/dev/shm/pinfold-{unique()}"
     code = "import os,sys; os.mknod(sys.argv[1], 0o020600, os.makedev(195, 7))"
     try:
         with sensor.sandbox(f"refuse-{secrets.token_hex(4)}") as sandbox:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from sensor.respond.kill import Gone, Killer, Tree
 from sensor.respond.killsandbox import Killed, SandboxKiller
 from sensor.respond.nevertouch import NeverTouch, Refusal
 from sensor.respond.table import Host, Identity, identity
+from tests.live.names import unique
 from tests.respond.host import Record, Table, alive, record_of
 
 ENTER = "import os,sys; open(sys.argv[1]+'/cgroup.procs','w').write('0'); os.execvp(sys.argv[2], sys.argv[2:])"
@@ -97,7 +97,7 @@ def mount() -> Path:
 def sandbox(tmp_path: Path) -> Iterator[Cgroup]:
     if os.geteuid():
         pytest.fail("root is needed to make cgroups")
-    cgroup = Cgroup(mount(), f"pinfold-test-{secrets.token_hex(4)}")
+    cgroup = Cgroup(mount(), f"pinfold-test-{unique()}")
     cgroup.state = str(tmp_path)
     try:
         yield cgroup

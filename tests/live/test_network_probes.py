@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.names import unique
 from tests.live.running import Running, Sandbox
 
 CONNECT = """
@@ -79,7 +79,7 @@ def test_mapped_addresses_are_told_as_ipv4(sensor: Running, sandbox: Sandbox) ->
 
 @pytest.mark.parametrize("abstract", [True, False])
 def test_unix_sockets(sensor: Running, sandbox: Sandbox, tmp_path: Path, abstract: bool) -> None:
-    name = f"pinfold-{secrets.token_hex(4)}"
+    name = f"pinfold-{unique()}"
     address = "\0" + name if abstract else f"/tmp/{name}"
     code = (
         "import socket,sys; s=socket.socket(socket.AF_UNIX); a=sys.argv[1]; s.connect('\\0'+a[1:] if a[0]=='@' else a)"
@@ -137,7 +137,7 @@ for _ in range(5000):
 
 
 def test_unix_repeats_are_counted_not_sent(sensor: Running, sandbox: Sandbox) -> None:
-    name = f"pinfold-{secrets.token_hex(4)}"
+    name = f"pinfold-{unique()}"
     code = """
 import socket, sys
 for _ in range(300):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.names import unique
 from tests.live.running import Running, Sandbox
 
 
@@ -113,7 +114,7 @@ os.execve(second, ['memfd-arg'], {})
     assert line["ImageMemfd"] and line["ImageDeleted"] and line["ImageTmpfs"]
     assert line["Image"] == "/memfd:hidden"
 
-    shared = Path(f"/dev/shm/pinfold-{secrets.token_hex(4)}")
+    shared = Path(f"/dev/shm/pinfold-{unique()}")
     try:
         shared.write_bytes(Path("/bin/true").read_bytes())
         shared.chmod(0o777)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -15,13 +14,14 @@ import pytest
 
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 from tests.cli.terminal import REPOSITORY, WAIT_S, Terminal
+from tests.live.names import unique
 
 
 class Box:
     """An instance with a configuration; `path` is its cgroup."""
 
     def __init__(self, folder: Path) -> None:
-        instance = f"pf-test-{secrets.token_hex(4)}"
+        instance = f"pf-test-{unique()}"
         self.path = Path(find_cgroup2_mount()) / instance
         self.config = folder / "c.yaml"
         self.config.write_text(f"instance: {instance}\n")

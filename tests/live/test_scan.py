@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from sensor.enrich.existing import Existing
 from sensor.enrich.sandboxes.cgroupfs import CgroupPaths, find_cgroup2_mount
 from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessCreation
 from tests.enrich import records
+from tests.live.names import unique
 
 # In its sandbox: a listener, a connection to itself, a UDP flow, /dev/loop-control open, a child that waits.
 TENANT = """
@@ -41,7 +41,7 @@ child.wait()
 @pytest.fixture
 def parent() -> Iterator[Path]:
     """A cgroup of this test's own, emptied and removed at its end."""
-    top = Path(find_cgroup2_mount()) / f"pinfold-scan-{secrets.token_hex(4)}"
+    top = Path(find_cgroup2_mount()) / f"pinfold-scan-{unique()}"
     top.mkdir()
     try:
         yield top

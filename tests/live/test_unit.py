@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from sensor.demo.child import Child
 from sensor.demo.undo import Undo, remove_tree
 from sensor.demo.watch import WORK, Sensor
+from tests.live.names import unique
 from tests.packaging.test_unit import SETTINGS
 from tests.packaging.tools import tool
 
@@ -68,11 +68,11 @@ def hardened(folder: Path) -> list[str]:
 @pytest.fixture
 def stage() -> Iterator[tuple[str, Path, Undo]]:
     """(instance, folder, undo)"""
-    folder = Path(tempfile.mkdtemp(prefix="pinfold-unit-", dir="/run"))  # not below what PrivateTmp= hides
+    folder = Path(tempfile.mkdtemp(prefix=f"pinfold-unit-{unique()}-", dir="/run"))  # not below what PrivateTmp= hides
     undo = Undo()
     with undo:
         undo.add("folder", lambda: remove_tree(folder))
-        yield f"pinfold-unit-{time.time_ns() & 0xFFFFFF:06x}", folder, undo
+        yield f"pinfold-unit-{unique()}", folder, undo
     assert undo.failures == []
 
 

@@ -1,7 +1,15 @@
 /* Device opens and mknod, where the kernel's own device controller asks. access(2) comes this way
  * too. A program that ran before ours may have refused already: its answer stands. */
 
+/* Most majors have one class: an array answers without a hash. PF_DEVICE_BY_MINOR sends to the hash. */
+#define PF_DEVICE_BY_MINOR 0xff
+#define PF_DEVICE_MAJORS 512
+
 static __always_inline u32 device_class(u32 kind, u32 major, u32 minor) {
+  if (major < PF_DEVICE_MAJORS && kind == BPF_DEVCG_DEV_CHAR) {
+    u8 *whole = bpf_map_lookup_elem(MAP(char_majors), &major);
+    if (whole && *whole != PF_DEVICE_BY_MINOR) return *whole;
+  }
   struct pf_device_key key = {};
   key.kind = kind;
   key.major = major;
@@ -60,9 +68,16 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   if (class == PF_DEVICE_ORDINARY) return 1;
   u32 tgid = bpf_get_current_pid_tgid() >> 32;
   struct pf_process *process = process_of(tgid);
-  struct pf_sandbox *sandbox = current_sandbox(process);
-  if (!sandbox) return 1;
-  struct pf_class *policy = class_of(sandbox);
+  struct pf_sandbox *sandbox = 0;
+  u32 class_id = 0;
+  if (process) {
+    class_id = process->class_id;
+  } else {
+    sandbox = current_sandbox(0);
+    if (!sandbox) return 1;
+    class_id = sandbox->class_id;
+  }
+  struct pf_class *policy = bpf_map_lookup_elem(MAP(classes), &class_id);
   int granted = policy && (policy->granted_devices & (1u << (class & 31)));
   int enforce = c->armed && policy && policy->enforce;
 
@@ -88,12 +103,14 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   u64 now = bpf_ktime_get_ns();
   if (r) {
-    if (!r->count) r->first_ns = now;
-    r->last_ns = now;
-    __sync_fetch_and_add(&r->count, 1);
-    if (now - r->sent_ns >= c->repeat_flush_ns) send_repeat_device(c, sandbox, &key, r, now);
+    count_repeat(r, now);
+    if (now - r->sent_ns < c->repeat_flush_ns) return allow;
+    sandbox = sandbox_by_id(r->sandbox_id);
+    if (sandbox) send_repeat_device(c, sandbox, &key, r, now);
     return allow;
   }
+  if (!sandbox) sandbox = current_sandbox(process);
+  if (!sandbox) return 1;
   struct pf_device_attempt e;
   __builtin_memset(&e, 0, sizeof(e));
   fill_header(&e.header, PF_TYPE_DEVICE, sizeof(e), sandbox, process);

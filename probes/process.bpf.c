@@ -229,6 +229,7 @@ static __always_inline void enter(u32 tgid, struct pf_sandbox *sandbox, u64 star
   entry.sandbox_id = sandbox->id;
   entry.exec_id = now;
   entry.start_ns = start_ns;
+  entry.class_id = sandbox->class_id;
   if (bpf_map_update_elem(MAP(processes), &tgid, &entry, BPF_ANY))
     count_lost(sandbox, PF_LOSS_PROCESSES_FULL);
   else

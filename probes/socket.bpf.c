@@ -6,18 +6,21 @@ int on_sock_create(struct bpf_sock *ctx) {
   if (!c) return 1;
   u32 tgid = bpf_get_current_pid_tgid() >> 32;
   struct pf_process *process = process_of(tgid);
-  struct pf_sandbox *sandbox = current_sandbox(process);
-  if (!sandbox) return 1;
   struct pf_stamp stamp = {};
-  stamp.sandbox_id = sandbox->id;
-  stamp.exec_id = process ? process->exec_id : 0;
+  if (process) {
+    stamp.sandbox_id = process->sandbox_id;
+    stamp.exec_id = process->exec_id;
+  } else {
+    struct pf_sandbox *own = current_sandbox(0);
+    if (!own) return 1;
+    stamp.sandbox_id = own->id;
+  }
   stamp.tgid = tgid;
   /* 1: BPF_SK_STORAGE_GET_F_CREATE */
-  if (!bpf_sk_storage_get(MAP(stamps), ctx, &stamp, 1)) {
-    count_lost(sandbox, PF_LOSS_STAMP);
-    return !must_refuse_unrecorded(c, sandbox);
-  }
-  return 1;
+  if (bpf_sk_storage_get(MAP(stamps), ctx, &stamp, 1)) return 1;
+  struct pf_sandbox *sandbox = sandbox_by_id(stamp.sandbox_id);
+  count_lost(sandbox, PF_LOSS_STAMP);
+  return !sandbox || !must_refuse_unrecorded(c, sandbox);
 }
 
 /* Whether an address is this host talking to itself: 127/8, ::1, the unspecified addresses, which
@@ -64,7 +67,7 @@ static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_s
   return 0;
 }
 
-static __always_inline int decide_connect(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_connect *e) {
+static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e) {
   if (c->protected_port && e->protocol == 6 && e->port == c->protected_port && is_local(e)) {
     e->verdict = PF_VERDICT_PROTECTED;
     return 0;
@@ -82,9 +85,11 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   struct pf_stamp *stamp = 0;
   struct bpf_sock *sk = ctx->sk;
   if (sk) stamp = bpf_sk_storage_get(MAP(stamps), sk, 0, 0);
-  struct pf_sandbox *sandbox = stamp ? sandbox_by_id(stamp->sandbox_id) : 0;
-  if (!sandbox) sandbox = current_sandbox(process);
-  if (!sandbox) return 1;
+  struct pf_sandbox *sandbox = 0;
+  if (!stamp && !process) {
+    sandbox = current_sandbox(0);
+    if (!sandbox) return 1;
+  }
 
   struct pf_connect e;
   __builtin_memset(&e, 0, sizeof(e));
@@ -101,7 +106,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
     address[2] = ctx->user_ip6[2];
     address[3] = ctx->user_ip6[3];
   }
-  int allow = decide_connect(c, sandbox, &e);
+  int allow = decide_connect(c, &e);
 
   struct pf_repeat_key key = {};
   key.exec_id = process ? process->exec_id : 0;
@@ -116,12 +121,15 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   u64 now = bpf_ktime_get_ns();
   if (r) {
-    if (!r->count) r->first_ns = now;
-    r->last_ns = now;
-    __sync_fetch_and_add(&r->count, 1);
-    if (now - r->sent_ns >= c->repeat_flush_ns) send_repeat_connect(c, sandbox, &key, r, now);
+    count_repeat(r, now);
+    if (now - r->sent_ns < c->repeat_flush_ns) return allow;
+    sandbox = sandbox_by_id(r->sandbox_id);
+    if (sandbox) send_repeat_connect(c, sandbox, &key, r, now);
     return allow;
   }
+  if (!sandbox && stamp) sandbox = sandbox_by_id(stamp->sandbox_id);
+  if (!sandbox) sandbox = current_sandbox(process);
+  if (!sandbox) return 1;
 
   fill_header(&e.header, PF_TYPE_CONNECT, sizeof(e), sandbox, process);
   if (stamp) {
@@ -216,9 +224,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &key);
   u64 now = bpf_ktime_get_ns();
   if (r) {
-    if (!r->count) r->first_ns = now;
-    r->last_ns = now;
-    __sync_fetch_and_add(&r->count, 1);
+    count_repeat(r, now);
     if (now - r->sent_ns >= c->repeat_flush_ns) send_repeat_unix(c, sandbox, &key, r, now);
     return 1;
   }

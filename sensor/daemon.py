@@ -42,7 +42,10 @@ from sensor.rules.ruleset import load as load_rules
 
 BATCH = 256  # records between two advances of the ring: what a crash makes us read again
 DRAIN_NS = 50_000_000  # then other duties get their turn
-BUSY_S, IDLE_S = 0.01, 0.1
+# After a record the loop looks again each millisecond, for longer than the probes take it to be awake
+# (PF_AWAKE_NS): they then need not wake it, which would cost more than the record.
+AWAKE_NS = 30_000_000
+BUSY_S, IDLE_S = 0.001, 0.1
 TICK_NS = 1_000_000_000
 API_GONE_S = 2.0
 
@@ -199,15 +202,16 @@ class Daemon:
         for descriptor in (wake, self._link.fileno(), self._kernel.ring.descriptor):
             poller.register(descriptor, select.EPOLLIN)
         self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
-        busy = True
+        awake_until = time.monotonic_ns() + AWAKE_NS
         while not self._stopping:
-            for descriptor, _ in poller.poll(BUSY_S if busy else IDLE_S):
+            for descriptor, _ in poller.poll(self._patience(awake_until)):
                 if descriptor == wake:
                     os.read(wake, 4096)
                 elif descriptor == self._link.fileno():
                     self._link.on_readable()
             self._reports.before_drain(self._kernel.ring.used)
-            busy = self._drain() > 0
+            if self._drain():
+                awake_until = time.monotonic_ns() + AWAKE_NS
             if self._responder.pending:
                 self._responder.settle()
                 self._log.flush()
@@ -217,6 +221,12 @@ class Daemon:
             if self._reload_asked or self._reloading is not None:
                 self._go_on_reloading()
         self._stop()
+
+    def _patience(self, awake_until: int) -> float:
+        """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
+        if self._kernel.ring.used:
+            return 0
+        return BUSY_S if time.monotonic_ns() < awake_until else IDLE_S
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:

@@ -30,7 +30,8 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 #define PF_PRIORITY_REPEAT 1
 #define PF_PRIORITY_QUIET 2        /* may wait for the reader's timer */
 #define PF_PRIORITY_URGENT 3       /* a detection may follow: wake the reader */
-#define PF_WAKE_WINDOW (256 * 1024)
+#define PF_WAKE_BYTES (256 * 1024)
+#define PF_AWAKE_NS 20000000 /* the reader stays awake longer than this after its last record (sensor/daemon.py) */
 
 static __always_inline struct pf_control *control(void) {
   u32 zero = 0;
@@ -155,15 +156,30 @@ static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox
     }
   }
   u64 flags = BPF_RB_NO_WAKEUP;
-  /* A reader that is behind is awake; waking it for each record would cost more than the record. */
-  if (priority == PF_PRIORITY_URGENT && used < PF_WAKE_WINDOW) flags = BPF_RB_FORCE_WAKEUP;
-  if (used / PF_WAKE_WINDOW != (used + size + 8) / PF_WAKE_WINDOW) flags = BPF_RB_FORCE_WAKEUP;
+  /* A wake-up costs three times what the record does. A reader that was woken a moment ago is awake
+   * still, and looks again within a millisecond. */
+  if (priority == PF_PRIORITY_URGENT) {
+    u32 zero = 0;
+    u64 now = bpf_ktime_get_ns();
+    u64 *woken = bpf_map_lookup_elem(MAP(woken), &zero);
+    if (woken && now - *woken > PF_AWAKE_NS) {
+      *woken = now;
+      flags = BPF_RB_FORCE_WAKEUP;
+    }
+  }
+  if (used / PF_WAKE_BYTES != (used + size + 8) / PF_WAKE_BYTES) flags = BPF_RB_FORCE_WAKEUP;
   if (bpf_ringbuf_output(MAP(events), record, size, flags)) {
     count_lost(sandbox, PF_LOSS_RING_FULL);
     return -1;
   }
   if (sandbox) __sync_fetch_and_add(&sandbox->bytes_since, size + 8);
   return 0;
+}
+
+static __always_inline void count_repeat(struct pf_repeat *r, u64 now) {
+  if (!r->count) r->first_ns = now;
+  r->last_ns = now;
+  __sync_fetch_and_add(&r->count, 1);
 }
 
 static __always_inline struct pf_class *class_of(struct pf_sandbox *sandbox) {

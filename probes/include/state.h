@@ -36,7 +36,7 @@ struct pf_process {
   u64 exec_id;
   u64 start_ns;
   u32 repeats;             /* entries of its in the repeat maps, bounded: else one process fills them */
-  u32 pad;
+  u32 class_id;            /* its sandbox's, so that a repeated device open needs not ask there */
 };
 
 /* One component of a configured cgroup path: prefix*suffix, or, with exact set, the prefix alone. */

@@ -3,7 +3,6 @@ compared, since distributions backport."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 from enum import IntEnum
 
@@ -39,18 +38,29 @@ class Feature(Struct, frozen=True):
     required: bool = False
 
 
+# Instructions of eight bytes: r0 = 1; exit; call with the helper's number in the upper half.
+_RETURN_ONE = 0x00000001000000B7
+_EXIT = 0x95
+_CALL = 0x85
+
+
+def _helper(kind: ProgType, helper: Helper, attach: int = 0) -> int:
+    """libbpf 1.1 has a function for this, which takes a newer verifier's `program of this type cannot use
+    helper` for a yes. Any complaint about something else, the arguments say, means that the helper is there."""
+    loaded, log = libbpf.try_load(int(kind), [_CALL | int(helper) << 32, _RETURN_ONE, _EXIT], attach)
+    if loaded < 0 or not log:
+        return loaded
+    return int(not any(no in log for no in ("cannot use helper", "unknown func", "invalid func")))
+
+
 def _state(result: int) -> str:
     return "supported" if result > 0 else "unsupported" if result == 0 else "inconclusive"
 
 
 def _attach_type(kind: ProgType, attach: AttachType) -> int:
     """Whether the kernel loads a program that returns 1 for this place. It is never attached."""
-    instructions = (ctypes.c_uint64 * 2)(0x00000001000000B7, 0x95)  # r0 = 1; exit
-    options = (ctypes.c_uint64 * 16)()
-    options[0] = ctypes.sizeof(options)
-    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, …
-    options[1] = int(attach) << 32 | 1
-    return libbpf.probe_load(int(kind), instructions, 2, options)
+    loaded, _ = libbpf.try_load(int(kind), [_RETURN_ONE, _EXIT], int(attach))
+    return loaded
 
 
 def connect_unix() -> str:
@@ -65,7 +75,7 @@ def connect_unix() -> str:
 
 
 def get_retval() -> str:
-    return _state(libbpf.probe_helper(ProgType.CGROUP_DEVICE, Helper.GET_RETVAL))
+    return _state(_helper(ProgType.CGROUP_DEVICE, Helper.GET_RETVAL, AttachType.DEVICE))
 
 
 def chosen() -> tuple[str, ...]:
@@ -106,7 +116,7 @@ def report() -> list[Feature]:
         ),
         Feature(
             "socket storage",
-            _state(libbpf.probe_helper(ProgType.CGROUP_SOCK, Helper.SK_STORAGE_GET)),
+            _state(_helper(ProgType.CGROUP_SOCK, Helper.SK_STORAGE_GET, AttachType.INET_SOCK_CREATE)),
             "bpf_sk_storage_get in cgroup/sock programs",
             "who made a socket",
             upgrade,
@@ -124,7 +134,7 @@ def report() -> list[Feature]:
     found += [
         Feature(
             "who opens a device",
-            _state(libbpf.probe_helper(ProgType.CGROUP_DEVICE, Helper.GET_CURRENT_PID_TGID)),
+            _state(_helper(ProgType.CGROUP_DEVICE, Helper.GET_CURRENT_PID_TGID, AttachType.DEVICE)),
             "bpf_get_current_pid_tgid in cgroup/dev programs",
             "device opens: the probe cannot tell the process",
             upgrade,
@@ -132,7 +142,7 @@ def report() -> list[Feature]:
         ),
         Feature(
             "kill from the probe",
-            _state(libbpf.probe_helper(ProgType.RAW_TRACEPOINT, Helper.SEND_SIGNAL)),
+            _state(_helper(ProgType.RAW_TRACEPOINT, Helper.SEND_SIGNAL)),
             "bpf_send_signal, 5.3",
             "refusing an exec that cannot be recorded",
             upgrade,

@@ -10,10 +10,10 @@ import ctypes
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from ctypes.util import find_library
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from sensor.errors import HostError, RefusedError
 
@@ -82,6 +82,33 @@ class _TestRunOptions(ctypes.Structure):
     ]
 
 
+class _LoadOptions(ctypes.Structure):
+    """struct bpf_prog_load_opts"""
+
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_prog_fd", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
+    ]
+
+
 def _load() -> ctypes.CDLL:
     for name in ("libbpf.so.1", find_library("bpf")):
         if name:
@@ -114,7 +141,6 @@ _lib.bpf_prog_test_run_opts.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _lib.bpf_obj_get_info_by_fd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 _lib.libbpf_probe_bpf_prog_type.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _lib.libbpf_probe_bpf_map_type.argtypes = [ctypes.c_int, ctypes.c_void_p]
-_lib.libbpf_probe_bpf_helper.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
 
 
 def _check(result: int, what: str) -> int:
@@ -203,27 +229,26 @@ def map_entries(descriptor: int) -> int:
     return int.from_bytes(info(descriptor)[16:20], sys.byteorder)
 
 
-def probe_load(kind: int, instructions: Any, count: int, options: Any) -> int:
-    """1 if the kernel loads the program, 0 if it says EINVAL or the like, below 0 where it may be a matter
-    of rights or memory. `options` is a struct bpf_prog_load_opts."""
-    result = _lib.bpf_prog_load(
-        kind, b"pinfold_probe", b"GPL", instructions, ctypes.c_size_t(count), ctypes.byref(options)
-    )
+def try_load(kind: int, instructions: Sequence[int], attach: int = 0) -> tuple[int, str]:
+    """(1 if the kernel loads the program, 0 if not, below 0 where rights or memory say nothing; its log)."""
+    program = (ctypes.c_uint64 * len(instructions))(*instructions)
+    log = ctypes.create_string_buffer(16384)
+    options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions), attempts=1, expected_attach_type=attach)
+    options.log_level, options.log_size, options.log_buf = 1, len(log), ctypes.addressof(log)
+    count = ctypes.c_size_t(len(instructions))
+    result = _lib.bpf_prog_load(kind, b"pinfold_probe", b"GPL", program, count, ctypes.byref(options))
+    text = log.value.decode("ascii", "replace")
     if result >= 0:
         os.close(result)
-        return 1
+        return 1, text
     code = -result if result < -1 else ctypes.get_errno()
-    return -code if code in (errno.EPERM, errno.ENOMEM, errno.EAGAIN) else 0
+    return (-code if code in (errno.EPERM, errno.ENOMEM, errno.EAGAIN) else 0), text
 
 
 def probe_program(kind: int) -> int:
-    """1 supported, 0 not, below 0 inconclusive; so for the next two."""
+    """1 supported, 0 not, below 0 inconclusive; so for the next."""
     return int(_lib.libbpf_probe_bpf_prog_type(kind, None))
 
 
 def probe_map(kind: int) -> int:
     return int(_lib.libbpf_probe_bpf_map_type(kind, None))
-
-
-def probe_helper(kind: int, helper: int) -> int:
-    return int(_lib.libbpf_probe_bpf_helper(kind, helper, None))

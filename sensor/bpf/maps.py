@@ -15,6 +15,7 @@ from sensor.events.layouts import Loss
 EXEC_SCRATCH = 8 + 144 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
+CHAR_MAJORS = 512  # PF_DEVICE_MAJORS in probes/device.bpf.c
 CLASSES = 64
 
 
@@ -50,9 +51,11 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "steps": Map(MapType.ARRAY, 4, SIZES["pf_step"], STEPS),
         "watch": Map(MapType.HASH, 8, SIZES["pf_watch"], sizes.watched, late),
         "device_classes": Map(MapType.HASH, SIZES["pf_device_key"], 4, 1024, late),
+        "char_majors": Map(MapType.ARRAY, 4, 1, CHAR_MAJORS),
         "repeats": Map(MapType.HASH, SIZES["pf_repeat_key"], SIZES["pf_repeat"], sizes.repeats),
         "unix_repeats": Map(MapType.HASH, SIZES["pf_unix_key"], SIZES["pf_repeat"], sizes.repeats, late),
         "flush_request": Map(MapType.ARRAY, 4, SIZES["pf_flush_request"], 1),
+        "woken": Map(MapType.ARRAY, 4, 8, 1),
         "lost": Map(MapType.ARRAY, 4, 8, Loss.REASONS),
         "exec_slots": Map(MapType.HASH, 4, 1, slots),
         "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),

@@ -88,7 +88,7 @@ class Sandbox(Struct, frozen=True, gc=False):
         return Sandbox(*_PF_SANDBOX.unpack(data))
 
 
-_PF_PROCESS = PackedStruct("<QQQI4x")
+_PF_PROCESS = PackedStruct("<QQQII")
 
 
 class Process(Struct, frozen=True, gc=False):
@@ -98,6 +98,7 @@ class Process(Struct, frozen=True, gc=False):
     exec_id: int = 0
     start_ns: int = 0
     repeats: int = 0
+    class_id: int = 0
 
     def pack(self) -> bytes:
         return _PF_PROCESS.pack(
@@ -105,6 +106,7 @@ class Process(Struct, frozen=True, gc=False):
             self.exec_id,
             self.start_ns,
             self.repeats,
+            self.class_id,
         )
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct as PackedStruct
 from struct import pack, unpack
 
@@ -12,14 +12,17 @@ from msgspec import Struct
 
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
+from sensor.bpf.maps import CHAR_MAJORS
 from sensor.bpf.objects import Generation
 from sensor.bpf.state import SIZES, DeviceKey, FlushRequest, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
 from sensor.bpf.steps import Found, Plan, pack_watch
 from sensor.errors import RefusedError
-from sensor.events.layouts import Loss
+from sensor.events.layouts import Device, Loss
 
 ANY_MINOR = 0xFFFFFFFF
+_CHAR = 2  # BPF_DEVCG_DEV_CHAR
+_BY_MINOR = 0xFF  # PF_DEVICE_BY_MINOR in probes/device.bpf.c
 FORGET_AFTER_NS = 10_000_000_000
 SWEEP_MOST = 4096
 # Offset in struct bpf_prog_info, since 5.12: 9ed9e9ba2337
@@ -51,7 +54,7 @@ class Tables:
             entry = KernelClassEntry(enforce=enforce, granted_devices=granted, refuse_unrecorded=refuse)
             libbpf.update(self._maps["classes"], pack("<I", index), entry.pack())
 
-    def write_devices(self, table: Iterable[tuple[int, int, int | None, int]]) -> None:
+    def write_devices(self, table: Sequence[tuple[int, int, int | None, int]]) -> None:
         """(kind, major, minor or None for all, device class) each; what is no longer in it is removed."""
         wanted = {
             DeviceKey(kind, major, ANY_MINOR if minor is None else minor).pack(): pack("<I", device)
@@ -64,6 +67,20 @@ class Tables:
         for key in libbpf.keys(descriptor, SIZES["pf_device_key"], 4096):
             if key not in wanted:
                 libbpf.delete(descriptor, key)
+        self._write_majors(table)
+
+    def _write_majors(self, table: Iterable[tuple[int, int, int | None, int]]) -> None:
+        """The class of a character major as a whole; which minors have their own is the hash's matter."""
+        classes = [int(Device.OTHER)] * CHAR_MAJORS
+        chars = [entry for entry in table if entry[0] == _CHAR and entry[1] < CHAR_MAJORS]
+        for _, major, minor, device in chars:
+            if minor is None:
+                classes[major] = device
+        for _, major, minor, _ in chars:
+            if minor is not None:
+                classes[major] = _BY_MINOR
+        for major, device in enumerate(classes):
+            libbpf.update(self._maps["char_majors"], pack("<I", major), pack("<B", device))
 
     def write_steps(self, plan: Plan) -> None:
         for index, place in enumerate(plan.places):
@@ -95,7 +112,15 @@ class Tables:
             return True
         if Sandbox.unpack(known).class_id != class_id:
             self._set_class(key, class_id)
+            self._set_class_of_processes(sandbox_id, class_id)
         return True
+
+    def _set_class_of_processes(self, sandbox_id: int, class_id: int) -> None:
+        """A repeated device open reads the class there. One that is forked meanwhile has the new one."""
+        for tgid, process in self.processes(1 << 20):
+            if process.sandbox_id == sandbox_id and process.class_id != class_id:
+                fields = {name: getattr(process, name) for name in process.__struct_fields__} | {"class_id": class_id}
+                libbpf.update(self._maps["processes"], pack("<I", tgid), Process(**fields).pack())
 
     def _set_class(self, key: bytes, class_id: int) -> None:
         """The probes count in the entry meanwhile: what they added between the look and the write is lost."""
@@ -107,12 +132,16 @@ class Tables:
 
     def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int) -> None:
         """One that was in its sandbox before the probes; one they know already is left as it is."""
-        entry = Process(sandbox_id=sandbox_id, exec_id=exec_id, start_ns=start_ns)
+        entry = Process(sandbox_id, exec_id, start_ns, class_id=self._class_of(sandbox_id))
         try:
             libbpf.update(self._maps["processes"], pack("<I", tgid), entry.pack(), libbpf.NOEXIST)
         except RefusedError:
             return
         self._count_process(sandbox_id)
+
+    def _class_of(self, sandbox_id: int) -> int:
+        known = libbpf.lookup(self._maps["sandboxes"], pack("<Q", sandbox_id), SIZES["pf_sandbox"])
+        return Sandbox.unpack(known).class_id if known else 0
 
     def _count_process(self, sandbox_id: int) -> None:
         key = pack("<Q", sandbox_id)

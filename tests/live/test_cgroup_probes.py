@@ -174,19 +174,18 @@ def test_what_ran_before_the_sensor_is_found_and_marked(rule_cache: str) -> None
     sensor = Running(cache=rule_cache)
     try:
         sensor.parent.mkdir()
-        box = Sandbox(sensor.parent / "early")
-        process = box.start("/usr/bin/sleep", "300")
-        sensor.start()
-        (line,) = sensor.wait(box, category="process_creation", CommandLine="/usr/bin/sleep 300")
-        assert line["Existing"]
-        sensor.wait(box, kind="sandbox", change="found")
-        # and it is tracked from here on: by the kernel too
-        box.run("/bin/true", "later")
-        sensor.wait(box, category="process_creation", CommandLine="/bin/true later")
-        process.kill()
-        process.wait()
-        sensor.wait(box, category="process_termination", ProcessId=process.pid)
-        box.remove()
+        with sensor.sandbox("early") as box:
+            process = box.start("/usr/bin/sleep", "300")
+            sensor.start()
+            (line,) = sensor.wait(box, category="process_creation", CommandLine="/usr/bin/sleep 300")
+            assert line["Existing"]
+            sensor.wait(box, kind="sandbox", change="found")
+            # and it is tracked from here on: by the kernel too
+            box.run("/bin/true", "later")
+            sensor.wait(box, category="process_creation", CommandLine="/bin/true later")
+            process.kill()
+            process.wait()
+            sensor.wait(box, category="process_termination", ProcessId=process.pid)
     finally:
         sensor.remove()
 

@@ -95,6 +95,26 @@ def within(module: str, places: tuple[str, ...]) -> bool:
     return any(module == place or module.startswith(place + ".") for place in places)
 
 
+@pytest.mark.parametrize(
+    ("module", "imported", "wrong"),
+    [
+        ("sensor.enrich.procfs", "sensor.rules.engine", True),
+        ("sensor.rules.engine", "sensor.enrich.procfs", True),
+        ("sensor.bpf.ring", "sensor.config", True),
+        ("sensor.events.decode", "sensor.enrich.text", True),
+        ("sensor.pipeline", "sensor.daemon", True),
+        ("sensor.cli.run", "sensor.daemon", True),
+        ("sensor.errors", "sensor.events.layouts", True),
+        ("sensor.respond.kill", "sensor.enrich.procfs", False),
+        ("sensor.enrich.procfs", "sensor.enrich.text", False),
+        ("sensor.bpf.ring", "sensor.errors", False),
+        ("sensor.daemon", "sensor.pipeline", False),
+    ],
+)
+def test_the_direction_of_an_import_is_judged(module: str, imported: str, wrong: bool) -> None:
+    assert wrong_direction(module, imported) is wrong
+
+
 def test_imports_go_one_way() -> None:
     wrong = [
         f"{path.relative_to(TOP)}:{line}: {unit(module)} imports {imported}"

@@ -101,14 +101,14 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   int allow = key.verdict != PF_VERDICT_REFUSED;
 
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
-  u64 now = bpf_ktime_get_ns();
   if (r) {
-    count_repeat(r, now);
-    if (now - r->sent_ns < c->repeat_flush_ns) return allow;
+    u64 due = count_repeat(c, r);
+    if (!due) return allow;
     sandbox = sandbox_by_id(r->sandbox_id);
-    if (sandbox) send_repeat_device(c, sandbox, &key, r, now);
+    if (sandbox) send_repeat_device(c, sandbox, &key, r, due);
     return allow;
   }
+  u64 now = bpf_ktime_get_ns();
   if (!sandbox) sandbox = current_sandbox(process);
   if (!sandbox) return 1;
   struct pf_device_attempt e;

@@ -1,26 +1,37 @@
 /* Sockets and where they are pointed. Cgroup hooks sit where the kernel decides: io_uring comes this
  * way like any other path, the address is the kernel's own copy, and a 0 returned here is EPERM. */
 
+/* The stamps stand in an array, by the low bits of the socket's cookie, with the whole cookie to tell whose
+ * it is. Measured for one socket: per-socket storage 1.2 us to make and free, which is a tenth of a whole
+ * connect; an LRU hash 0.4 us; this, 0.02 us. What it gives up: once PF_STAMPS newer sockets have got
+ * cookies a stamp may be gone, and the socket then counts as its user's. */
+#define PF_STAMPS 65536
+
+static __always_inline struct pf_stamp *stamp_at(u64 cookie) {
+  u32 index = cookie & (PF_STAMPS - 1);
+  return bpf_map_lookup_elem(MAP(stamps), &index);
+}
+
 int on_sock_create(struct bpf_sock *ctx) {
   struct pf_control *c = control();
   if (!c) return 1;
   u32 tgid = bpf_get_current_pid_tgid() >> 32;
   struct pf_process *process = process_of(tgid);
-  struct pf_stamp stamp = {};
-  if (process) {
-    stamp.sandbox_id = process->sandbox_id;
-    stamp.exec_id = process->exec_id;
-  } else {
+  u64 owner = process ? process->sandbox_id : 0;
+  if (!process) {
     struct pf_sandbox *own = current_sandbox(0);
     if (!own) return 1;
-    stamp.sandbox_id = own->id;
+    owner = own->id;
   }
-  stamp.tgid = tgid;
-  /* 1: BPF_SK_STORAGE_GET_F_CREATE */
-  if (bpf_sk_storage_get(MAP(stamps), ctx, &stamp, 1)) return 1;
-  struct pf_sandbox *sandbox = sandbox_by_id(stamp.sandbox_id);
-  count_lost(sandbox, PF_LOSS_STAMP);
-  return !sandbox || !must_refuse_unrecorded(c, sandbox);
+  u64 cookie = bpf_get_socket_cookie(ctx);
+  struct pf_stamp *stamp = stamp_at(cookie);
+  if (!stamp) return 1;
+  stamp->cookie = 0; /* whoever reads it half written must not take it for its own */
+  stamp->sandbox_id = owner;
+  stamp->exec_id = process ? process->exec_id : 0;
+  stamp->tgid = tgid;
+  stamp->cookie = cookie;
+  return 1;
 }
 
 /* Whether an address is this host talking to itself: 127/8, ::1, the unspecified addresses, which
@@ -82,12 +93,15 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   u32 tgid = id >> 32;
   struct pf_process *process = process_of(tgid);
   /* The stamp first: a socket that a sandbox made is the sandbox's, whoever uses it. */
-  struct pf_stamp *stamp = 0;
-  struct bpf_sock *sk = ctx->sk;
-  if (sk) stamp = bpf_sk_storage_get(MAP(stamps), sk, 0, 0);
+  u64 cookie = bpf_get_socket_cookie(ctx);
+  struct pf_stamp *stamp = stamp_at(cookie);
+  if (stamp && stamp->cookie != cookie) stamp = 0;
+  u64 owner = process ? process->sandbox_id : 0;
+  if (stamp) owner = stamp->sandbox_id;
+  if (!owner) owner = bpf_get_current_cgroup_id();
   struct pf_sandbox *sandbox = 0;
-  if (!stamp && !process) {
-    sandbox = current_sandbox(0);
+  if (!process) {
+    sandbox = sandbox_by_id(owner);
     if (!sandbox) return 1;
   }
 
@@ -119,15 +133,15 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   key.family = family;
   __builtin_memcpy(key.address, e.address, 16);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
-  u64 now = bpf_ktime_get_ns();
   if (r) {
-    count_repeat(r, now);
-    if (now - r->sent_ns < c->repeat_flush_ns) return allow;
+    u64 due = count_repeat(c, r);
+    if (!due) return allow;
     sandbox = sandbox_by_id(r->sandbox_id);
-    if (sandbox) send_repeat_connect(c, sandbox, &key, r, now);
+    if (sandbox) send_repeat_connect(c, sandbox, &key, r, due);
     return allow;
   }
-  if (!sandbox && stamp) sandbox = sandbox_by_id(stamp->sandbox_id);
+  u64 now = bpf_ktime_get_ns();
+  if (!sandbox) sandbox = sandbox_by_id(owner);
   if (!sandbox) sandbox = current_sandbox(process);
   if (!sandbox) return 1;
 
@@ -137,7 +151,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
     e.maker_exec_id = stamp->exec_id;
     e.maker_tgid = stamp->tgid;
   }
-  e.cookie = bpf_get_socket_cookie(ctx);
+  e.cookie = cookie;
   e.count = 1;
   e.first_ns = now;
   e.last_ns = now;
@@ -222,12 +236,12 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   if (length > 108) length = 108;
   read_kernel(key.target, length, address + 2);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &key);
-  u64 now = bpf_ktime_get_ns();
   if (r) {
-    count_repeat(r, now);
-    if (now - r->sent_ns >= c->repeat_flush_ns) send_repeat_unix(c, sandbox, &key, r, now);
+    u64 due = count_repeat(c, r);
+    if (due) send_repeat_unix(c, sandbox, &key, r, due);
     return 1;
   }
+  u64 now = bpf_ktime_get_ns();
   struct pf_unix_record record;
   __builtin_memset(&record, 0, sizeof(record));
   fill_header(&record.e.header, PF_TYPE_CONNECT_UNIX, sizeof(record), sandbox, process);

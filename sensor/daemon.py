@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from typing import NoReturn
 
@@ -37,8 +36,7 @@ from sensor.respond.policy import Policy
 from sensor.respond.responder import Responder
 from sensor.respond.table import Host
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Ruleset
-from sensor.rules.ruleset import load as load_rules
+from sensor.rules.loading import Loading
 
 BATCH = 256  # records between two advances of the ring: what a crash makes us read again
 DRAIN_NS = 50_000_000  # then other duties get their turn
@@ -48,35 +46,6 @@ AWAKE_NS = 30_000_000
 BUSY_S, IDLE_S = 0.001, 0.1
 TICK_NS = 1_000_000_000
 API_GONE_S = 2.0
-
-
-class RulesInBackground:
-    """Compiles rules in a child while the caller does other things; `result` waits, and raises RuleError."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._ruleset: Ruleset | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._load, name="rules", daemon=True)
-        self._thread.start()
-
-    def _load(self) -> None:
-        try:
-            config = self._config
-            self._ruleset = load_rules(rule_paths(config), config.paths.cache, config.rules.keep_going)
-        except BaseException as error:  # raised again where the result is asked for
-            self._error = error
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> Ruleset:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._ruleset is not None
-        return self._ruleset
 
 
 def say(text: str) -> None:
@@ -91,7 +60,7 @@ class Daemon:
         self._metrics = Metrics()
         self._stopping = False
         self._reload_asked = False
-        self._reloading: tuple[Config, RulesInBackground] | None = None
+        self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
         self._gaps = 0
 
@@ -105,7 +74,7 @@ class Daemon:
         mount = find_cgroup2_mount()
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
-        rules = RulesInBackground(config)
+        rules = Loading(rule_paths(config), config.paths.cache, config.rules.keep_going)
         listeners = _listen(config)
         self._link = self._spawn_api(listeners)
         self._kernel = Kernel(config, mount)
@@ -307,7 +276,7 @@ class Daemon:
             except PinfoldError as error:
                 self._reloaded(error)
                 return
-            self._reloading = (config, RulesInBackground(config))
+            self._reloading = (config, Loading(rule_paths(config), config.paths.cache, config.rules.keep_going))
         if self._reloading is not None and self._reloading[1].done:
             config, rules = self._reloading
             self._reloading = None
@@ -317,6 +286,7 @@ class Daemon:
                 self._kernel.configure(config)
                 self._kernel.attach()
             except (PinfoldError, OSError) as error:
+                self._kernel.configure(self._config)  # what was half written is written back
                 self._reloaded(error)
                 return
             self._config = config
@@ -393,6 +363,9 @@ def main() -> NoReturn:
         for line in str(error).splitlines():
             say(line)
         sys.exit(error.exit_status)
+    except OSError as error:
+        say(f"{error.filename or 'the sensor'!a}: {error.strerror or error}")
+        sys.exit(1)
     sys.exit(0)
 
 

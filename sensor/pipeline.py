@@ -47,7 +47,7 @@ class Pipeline:
         self.responder = responder
         self.metrics = metrics
         self.watched = watched
-        self.aside_id = 0
+        self.aside_id = -1
         self.aside: list[Any] = []
         self.detections: dict[int, int] = {}  # sandbox id → detections since this start
         self._replay = recovery.last_event or (0, -1)
@@ -58,8 +58,7 @@ class Pipeline:
         """An intent of the last run that has no outcome gets one, unless its event is replayed and answered
         again. Whether its kill landed nobody knows; who it was for is in the detection."""
         for detection, action in recovery.pending_intents.items():
-            generation, _, position = detection.partition("/")[0].partition("-")
-            if (int(generation, 16), int(position, 16)) <= self._replay:
+            if _event_of(detection) <= self._replay:
                 reason = "the sensor ended before the outcome was known"
                 self.log.add_response(
                     Response(detection, time.time_ns(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
@@ -117,3 +116,12 @@ class Pipeline:
         self.log.add_response(response)
         if response.outcome == "intent":
             self.log.flush()
+
+
+def _event_of(detection_id: str) -> tuple[int, int]:
+    """Generation and position. The id comes from a log that may be damaged: what is none is long past."""
+    generation, _, position = detection_id.partition("/")[0].partition("-")
+    try:
+        return int(generation, 16), int(position, 16)
+    except ValueError:
+        return 0, 0

@@ -176,10 +176,18 @@ static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox
   return 0;
 }
 
-static __always_inline void count_repeat(struct pf_repeat *r, u64 now) {
-  if (!r->count) r->first_ns = now;
-  r->last_ns = now;
+/* One more of what was sent already. Reading the clock costs more than all the rest of it, so that is
+ * done once a tick (1 to 10 ms); the counter of ticks is a plain load. Returns the time when the count
+ * is due to be sent, else 0. */
+static __always_inline u64 count_repeat(struct pf_control *c, struct pf_repeat *r) {
+  u64 tick = bpf_jiffies64();
   __sync_fetch_and_add(&r->count, 1);
+  if (r->tick == tick) return 0;
+  u64 now = bpf_ktime_get_ns();
+  r->tick = tick;
+  r->last_ns = now;
+  if (r->count == 1) r->first_ns = now;
+  return now - r->sent_ns >= c->repeat_flush_ns ? now : 0;
 }
 
 static __always_inline struct pf_class *class_of(struct pf_sandbox *sandbox) {

@@ -82,7 +82,6 @@ enum pf_loss {
   PF_LOSS_REPEATS_FULL = 6,  /* not counted in the kernel, but sent in full: nothing is lost */
   PF_LOSS_WATCH_FULL = 7,
   PF_LOSS_NAME_TOO_LONG = 8, /* a cgroup's name is longer than the matcher reads */
-  PF_LOSS_STAMP = 9,         /* no per-socket storage */
   PF_LOSS_REASONS = 16,
 };
 

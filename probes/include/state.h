@@ -92,6 +92,7 @@ struct pf_repeat {
   u64 first_ns;
   u64 last_ns;
   u64 sent_ns;
+  u64 tick;                /* jiffies at last_ns */
   u64 sandbox_id;
   u64 cgroup_id;
   u64 maker_sandbox_id;
@@ -109,8 +110,9 @@ struct pf_flush_request {
   u64 forget;
 };
 
-/* In every IP socket that a sandboxed process made; cloned into the sockets it accepts. */
+/* Of an IP socket that a sandboxed process made. Key: the low bits of its cookie. */
 struct pf_stamp {
+  u64 cookie;
   u64 sandbox_id;
   u64 exec_id;
   u32 tgid;

@@ -17,7 +17,7 @@ from sensor.errors import BtfError
 class Helper(IntEnum):
     """include/uapi/linux/bpf.h"""
 
-    SK_STORAGE_GET = 107
+    GET_SOCKET_COOKIE = 46
     SEND_SIGNAL = 109
     PROBE_READ_KERNEL = 113
     RINGBUF_OUTPUT = 130
@@ -115,9 +115,9 @@ def report() -> list[Feature]:
             True,
         ),
         Feature(
-            "socket storage",
-            _state(_helper(ProgType.CGROUP_SOCK, Helper.SK_STORAGE_GET, AttachType.INET_SOCK_CREATE)),
-            "bpf_sk_storage_get in cgroup/sock programs",
+            "socket cookies",
+            _state(_helper(ProgType.CGROUP_SOCK, Helper.GET_SOCKET_COOKIE, AttachType.INET_SOCK_CREATE)),
+            "bpf_get_socket_cookie in cgroup/sock programs, 5.8",
             "who made a socket",
             upgrade,
             True,

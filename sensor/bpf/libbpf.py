@@ -18,14 +18,12 @@ from pathlib import Path
 from sensor.errors import HostError, RefusedError
 
 F_NO_PREALLOC = 1
-F_CLONE = 1 << 9
 ANY, NOEXIST = 0, 1
 
 
 class MapType(IntEnum):
     HASH = 1
     ARRAY = 2
-    SK_STORAGE = 24
     RINGBUF = 27
 
 
@@ -128,7 +126,6 @@ _lib.bpf_map_create.argtypes = [
     ctypes.c_uint32,
     ctypes.c_void_p,
 ]
-_lib.bpf_btf_load.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p]
 _lib.bpf_obj_get.argtypes = [ctypes.c_char_p]
 _lib.bpf_obj_pin.argtypes = [ctypes.c_int, ctypes.c_char_p]
 _lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
@@ -150,19 +147,12 @@ def _check(result: int, what: str) -> int:
     raise RefusedError(f"{what}: {os.strerror(code)}") from OSError(code, os.strerror(code))
 
 
-def map_create(
-    kind: MapType, name: str, sizes: tuple[int, int], entries: int, *, flags: int, btf: tuple[int, int, int]
-) -> int:
-    """A descriptor. `sizes`: of key and value, in bytes. `btf`: descriptor, key type id and value type id,
-    which storage maps demand."""
+def map_create(kind: MapType, name: str, sizes: tuple[int, int], entries: int, flags: int = 0) -> int:
+    """A descriptor. `sizes`: of key and value, in bytes."""
     options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
-    options.btf_fd, options.btf_key_type_id, options.btf_value_type_id = btf
     text = name[:15].encode()  # BPF_OBJ_NAME_LEN is 16
-    return _check(_lib.bpf_map_create(kind, text, *sizes, entries, ctypes.byref(options)), f"creating the map {name}")
-
-
-def btf_load(data: bytes) -> int:
-    return _check(_lib.bpf_btf_load(data, len(data), None), "loading BTF for a map")
+    made = _lib.bpf_map_create(kind, text, *sizes, entries, ctypes.byref(options))
+    return _check(made, f"creating the map {name}")
 
 
 def pin(descriptor: int, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from struct import pack
 
 from msgspec import Struct
 
@@ -17,6 +16,7 @@ EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
 CHAR_MAJORS = 512  # PF_DEVICE_MAJORS in probes/device.bpf.c
 CLASSES = 64
+STAMPS = 65536  # PF_STAMPS in probes/socket.bpf.c
 
 
 class Sizes(Struct, frozen=True):
@@ -59,33 +59,14 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "lost": Map(MapType.ARRAY, 4, 8, Loss.REASONS),
         "exec_slots": Map(MapType.HASH, 4, 1, slots),
         "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),
-        "stamps": Map(MapType.SK_STORAGE, 4, SIZES["pf_stamp"], 0, libbpf.F_NO_PREALLOC | libbpf.F_CLONE),
+        "stamps": Map(MapType.ARRAY, 4, SIZES["pf_stamp"], STAMPS),
     }
 
 
 CONTROL = Map(MapType.ARRAY, 4, SIZES["pf_control"], 1)
 
 
-def _storage_btf(size: int) -> tuple[int, int, int]:
-    """Socket storage is refused without BTF for key and value: an int, and a struct of the size."""
-    strings = b"\0int\0value\0"
-    types = pack("<IIII", 1, 1 << 24, 4, 1 << 24 | 32) + pack("<III", 5, 4 << 24, size)
-    header = pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
-    return libbpf.btf_load(header + types + strings), 1, 2
-
-
 def create(name: str, definition: Map) -> int:
     """A descriptor of the new map. Raises RefusedError."""
-    btf = _storage_btf(definition.value) if definition.kind is MapType.SK_STORAGE else (0, 0, 0)
-    try:
-        return libbpf.map_create(
-            definition.kind,
-            name,
-            (definition.key, definition.value),
-            definition.entries,
-            flags=definition.flags,
-            btf=btf,
-        )
-    finally:
-        if btf[0]:
-            os.close(btf[0])
+    sizes = (definition.key, definition.value)
+    return libbpf.map_create(definition.kind, name, sizes, definition.entries, definition.flags)

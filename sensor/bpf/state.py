@@ -254,16 +254,17 @@ class UnixKey(Struct, frozen=True, gc=False):
         return UnixKey(*_PF_UNIX_KEY.unpack(data))
 
 
-_PF_REPEAT = PackedStruct("<QQQQQQQQQIIII")
+_PF_REPEAT = PackedStruct("<QQQQQQQQQQIIII")
 
 
 class Repeat(Struct, frozen=True, gc=False):
-    """A `struct pf_repeat`: 88 bytes. Arrays are bytes."""
+    """A `struct pf_repeat`: 96 bytes. Arrays are bytes."""
 
     count: int = 0
     first_ns: int = 0
     last_ns: int = 0
     sent_ns: int = 0
+    tick: int = 0
     sandbox_id: int = 0
     cgroup_id: int = 0
     maker_sandbox_id: int = 0
@@ -280,6 +281,7 @@ class Repeat(Struct, frozen=True, gc=False):
             self.first_ns,
             self.last_ns,
             self.sent_ns,
+            self.tick,
             self.sandbox_id,
             self.cgroup_id,
             self.maker_sandbox_id,
@@ -324,18 +326,20 @@ class FlushRequest(Struct, frozen=True, gc=False):
         return FlushRequest(*_PF_FLUSH_REQUEST.unpack(data))
 
 
-_PF_STAMP = PackedStruct("<QQI4x")
+_PF_STAMP = PackedStruct("<QQQI4x")
 
 
 class Stamp(Struct, frozen=True, gc=False):
-    """A `struct pf_stamp`: 24 bytes. Arrays are bytes."""
+    """A `struct pf_stamp`: 32 bytes. Arrays are bytes."""
 
+    cookie: int = 0
     sandbox_id: int = 0
     exec_id: int = 0
     tgid: int = 0
 
     def pack(self) -> bytes:
         return _PF_STAMP.pack(
+            self.cookie,
             self.sandbox_id,
             self.exec_id,
             self.tgid,
@@ -356,7 +360,7 @@ SIZES = {
     "pf_device_key": 12,
     "pf_repeat_key": 40,
     "pf_unix_key": 128,
-    "pf_repeat": 88,
+    "pf_repeat": 96,
     "pf_flush_request": 136,
-    "pf_stamp": 24,
+    "pf_stamp": 32,
 }

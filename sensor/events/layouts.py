@@ -82,7 +82,6 @@ class Loss(IntEnum):
     REPEATS_FULL = 6
     WATCH_FULL = 7
     NAME_TOO_LONG = 8
-    STAMP = 9
     REASONS = 16
 
 

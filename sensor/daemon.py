@@ -14,6 +14,7 @@ import sys
 import time
 from typing import NoReturn
 
+from sensor import process
 from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
@@ -71,6 +72,7 @@ class Daemon:
         if os.geteuid() != 0:
             raise HostError("pinfold needs root: run it with sudo")
         config = self._config
+        process.use_one_arena()
         mount = find_cgroup2_mount()
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
@@ -95,7 +97,9 @@ class Daemon:
         self._reports.started()
         self._reports.rules_loaded(len(ruleset.refused))
         self._tick()
+        process.go_first()
         gc.collect()
+        process.give_back_memory()
         gc.freeze()
         # What is made from here on is records without cycles; collecting often would only cost.
         gc.set_threshold(50_000, 20, 100)

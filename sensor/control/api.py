@@ -107,6 +107,7 @@ def main(arguments: list[str]) -> None:
     parent, link, *served = arguments
     listening = [(kind, int(fd)) for kind, _, fd in (word.partition(":") for word in served)]
     privileges.close_others({int(link), *(fd for _, fd in listening)})
+    os.setpriority(os.PRIO_PROCESS, 0, 0)  # the core goes first; who asks for metrics does not
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the core's to answer, which then ends this process
     try:
         privileges.drop(int(parent))

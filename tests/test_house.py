@@ -20,7 +20,7 @@ LAYERS = (
     {"errors"},
     {"configfile", "events"},
     {"config", "metrics"},
-    {"bpf", "enrich", "export", "notify", "rules"},
+    {"bpf", "enrich", "export", "notify", "process", "rules"},
     {"respond", "trajectories"},
     {"control", "kernel"},
     {"pipeline"},

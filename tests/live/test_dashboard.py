@@ -41,6 +41,7 @@ STEADY = {
     "Enforcement": "nobody disarms",
     "Lost, 1 h": "nothing is lost",
     "Lost events": "nothing is lost",
+    "Sandboxes and processes C": "nothing is lost",
     "Rules": "none is added",
     "Restarts and reloads": "nothing is restarted or reloaded",
     "Replayed and missed": "nothing is replayed",
@@ -119,6 +120,7 @@ class Observed:
             work.mkdir()
             results = folder / f"results-{turn}"
             self._run(WORK, [str(programs / "work.py"), str(work), "8080"])
+            self._run(WORK, ["/usr/bin/sleep", "3"])  # longer than a scrape: gauges see it
             self._run(AGENT, [str(programs / "agent.py"), str(plan), str(results)])
         undo.wait(PAUSE_SECONDS)
         self.end = time.time()

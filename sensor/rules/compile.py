@@ -15,7 +15,7 @@ from sensor.rules.need import Atom, Clause
 _COMPARE = {"eq": "==", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _METHOD = {"prefix": "startswith", "suffix": "endswith"}
 
-HEADER = "from sensor.rules.runtime import FieldIndex, Literals, cidr, regex, time_part, wildcard\n"
+HEADER = "from sensor.rules.runtime import FieldIndex, Literals, Networks, cidr, regex, time_part, wildcard\n"
 
 
 class _Predicate:
@@ -27,12 +27,24 @@ class _Predicate:
         self.constants: dict[str, str] = {}
 
     def source(self, expression: ir.Expression, title: str) -> str:
-        body = self.write(expression)
+        guard, body = self._guarded(expression)
         lines = [f"{name} = {call}" for call, name in self.constants.items()]
         lines += ["", "", f"def rule_{self.number}(a):", f"    {title!r}"]
+        lines += [f"    if not ({guard}): return False"] if guard else []
         lines += [f"    {name} = {value}" for value, name in self.locals.items()]
         lines += [f"    return {body}", ""]
         return "\n".join(lines)
+
+    def _guarded(self, expression: ir.Expression) -> tuple[str, str]:
+        """What is asked before any text is folded, "" for nothing, and the rest."""
+        items = sorted(expression.items, key=_cost) if isinstance(expression, ir.And) else [expression]
+        guard: list[str] = []
+        for at, item in enumerate(items):
+            written = self.write(item)
+            if self.locals:
+                return " and ".join(guard), self.write(ir.And(tuple(items[at:])))
+            guard.append(written)
+        return "", f"({' and '.join(guard)})"
 
     def write(self, item: ir.Expression) -> str:
         if isinstance(item, ir.And):
@@ -44,24 +56,26 @@ class _Predicate:
         return self._leaf(item)
 
     def _alternatives(self, items: Sequence[ir.Expression]) -> Iterator[str]:
-        """Values of one field and shape become one test: `endswith` and `in` take tuples."""
-        groups: dict[tuple[object, ...], list[str | int | float]] = {}
+        """Values of one field and shape become one test: `endswith`, `in` and `cidr` take several."""
+        groups: dict[object, list[ir.Expression]] = {}
         for item in items:
-            key = _group(item)
-            if key is not None and isinstance(item, (ir.Text, ir.Number)):
-                groups.setdefault(key, []).append(item.value)
-        for item in items:
-            key = _group(item)
-            values = groups.get(key, []) if key is not None else []
-            if len(values) < 2:
-                yield self.write(item)
-            elif isinstance(item, ir.Text) and values[0] == item.value:
-                subject = self._text(item.attribute, item.cased, item.numeric)
-                together = repr(tuple(dict.fromkeys(values)))
-                shape = f"{subject} in {together}" if item.shape == "exact" else ""
-                yield shape or f"{subject}.{_METHOD[item.shape]}({together})"
-            elif isinstance(item, ir.Number) and values[0] == item.value:
-                yield f"a.{item.attribute} in {tuple(dict.fromkeys(values))!r}"
+            groups.setdefault(_group(item) or item, []).append(item)
+        for group in groups.values():
+            distinct = dict.fromkeys(group)
+            yield self.write(group[0]) if len(distinct) == 1 else self._together(list(distinct))
+
+    def _together(self, items: Sequence[ir.Expression]) -> str:
+        """Any of several values of one `_group`."""
+        first = items[0]
+        if isinstance(first, ir.Cidr):
+            networks = ", ".join(repr(item.network) for item in items if isinstance(item, ir.Cidr))
+            return f"{self._constant(f'cidr({networks})')}(a.{first.attribute})"
+        values = repr(tuple(item.value for item in items if isinstance(item, (ir.Text, ir.Number))))
+        if isinstance(first, ir.Text):
+            subject = self._text(first.attribute, first.cased, first.numeric)
+            return f"{subject} in {values}" if first.shape == "exact" else f"{subject}.{_METHOD[first.shape]}({values})"
+        assert isinstance(first, ir.Number)
+        return f"a.{first.attribute} in {values}"
 
     def _leaf(self, item: ir.Leaf) -> str:
         if isinstance(item, ir.Text):
@@ -119,13 +133,15 @@ class _Predicate:
 
 def _cost(item: ir.Expression) -> int:
     """What is cheap is asked first; the order changes no result."""
-    if isinstance(item, (ir.And, ir.Or)):
+    if isinstance(item, ir.Or):  # a list of values is one test
+        return sum({_group(part) or part: _cost(part) for part in item.items}.values())
+    if isinstance(item, ir.And):
         return 1 + sum(map(_cost, item.items))
     if isinstance(item, ir.Not):
         return 1 + _cost(item.item)
     if isinstance(item, (ir.Regex, ir.Pattern, ir.Cidr)):
         return 20
-    return 2 if isinstance(item, (ir.Text, ir.Reference, ir.TimePart)) else 1
+    return 3 if isinstance(item, (ir.Text, ir.Reference, ir.TimePart)) else 1
 
 
 def _group(item: ir.Expression) -> tuple[object, ...] | None:
@@ -133,7 +149,7 @@ def _group(item: ir.Expression) -> tuple[object, ...] | None:
         return (item.attribute, item.shape, item.cased, item.numeric)
     if isinstance(item, ir.Number) and item.compare == "eq":
         return (item.attribute, "number")
-    return None
+    return (item.attribute, "network") if isinstance(item, ir.Cidr) else None
 
 
 def predicate(number: int, expression: ir.Expression, title: str) -> str:
@@ -186,6 +202,9 @@ class _Index:
             return f"{name}(a.{attribute}, 0)"
         if attribute == self.direct:
             self.constants.append(f"{name} = Literals({_masks(atoms, 'literal')})")
+            return f"{name}(a.{attribute})"
+        if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
+            self.constants.append(f"{name} = Networks({_masks(atoms, 'network')})")
             return f"{name}(a.{attribute})"
         kinds = ("exact", "name", "literal", "network")
         self.constants.append(f"{name} = FieldIndex({', '.join(_masks(atoms, kind) for kind in kinds)})")

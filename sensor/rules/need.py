@@ -26,6 +26,30 @@ FREQUENT = 0.7  # the likelihood from which a further clause is not worth its lo
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
 
+# How often a flag is true, by ordinary work; any other flag is rarely so. An attempt is nearly always the
+# sandbox's own, and most go to loopback or to a neighbour.
+_TRUE = {
+    "Initiated": 0.99,
+    "DestinationIsLoopback": 0.5,
+    "DestinationIsPrivate": 0.6,
+    "Granted": 0.7,
+    "GpuGranted": 0.5,
+}
+_TRUE_SELDOM = 0.05
+
+# How often one value of a field is met, where the field has only few or some that are met all the time.
+_VALUE = {
+    "Protocol": 0.5,
+    "Verdict": 0.2,
+    "PriorVerdict": 0.5,
+    "DeviceClass": 0.1,
+    "DeviceType": 0.5,
+    "DeviceMajor": 0.05,
+    "Access": 0.5,
+    "DestinationPort": 0.002,
+}
+_VALUE_SELDOM = 0.001
+
 # Command lines of everyday work, roughly: how often a literal is in them tells how poor a clause it makes.
 _ORDINARY = [
     normal(f" {line.strip()} ")
@@ -117,7 +141,12 @@ def _differ(item: ir.Or, direct: str | None) -> bool:
 def _worth(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
     best = sorted(dict.fromkeys(clauses), key=_likelihood)[:PLANES]
     poor = bool(best) and _likelihood(best[0]) > RARE
-    return tuple(c for i, c in enumerate(best) if not i or (poor and _likelihood(c) < FREQUENT))
+    return tuple(c for i, c in enumerate(best) if not i or ((poor or _free(c)) and _likelihood(c) < FREQUENT))
+
+
+def _free(clause: Clause) -> bool:
+    """Asking for it costs the index nothing to speak of: no text is looked up."""
+    return all(atom.kind == "flag" for atom in clause)
 
 
 def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
@@ -165,11 +194,12 @@ def _likelihood(clause: Clause) -> float:
 @lru_cache(maxsize=65536)
 def _weight(atom: Atom) -> float:
     if atom.kind == "flag":
-        return 0.05 if atom.value else 1.0
-    if isinstance(atom.value, bytes):
+        true = _TRUE.get(atom.attribute, _TRUE_SELDOM)
+        return true if atom.value else 1.0 - true
+    if isinstance(atom.value, bytes) and atom.attribute not in _VALUE:
         literal = atom.value
         return sum(literal in line for line in _ORDINARY) / len(_ORDINARY) + 0.1 / len(literal) ** 3
-    return 0.001
+    return _VALUE.get(atom.attribute, _VALUE_SELDOM)
 
 
 def _telling(atom: Atom) -> bool:

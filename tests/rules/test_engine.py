@@ -151,6 +151,29 @@ def test_thousands_of_literals_are_all_found() -> None:
     assert find(everything) == (1 << len(masks)) - 1
 
 
+FOLDERS = ["/usr/bin", "/tmp", "/dev/shm/x", "/home/u/.cache"]
+CONNECTIONS: dict[str, list[Any]] = {
+    "DestinationIp": ["", "127.0.0.1", "10.1.2.3", "203.0.113.9", "169.254.169.254", "fd00:ec2::254", "2001:db8::1"],
+    "DestinationPort": [0, 22, 53, 80, 443, 1080, 2375, 3333, 4444, 7844, 9050, 51820],
+    "DestinationHostname": ["", "pool.supportxmr.com", "www.nicehash.com", "x.ngrok-agent.com", "pypi.org"],
+    "DestinationPath": ["", "/run/docker.sock", "/run/systemd/private", "/run/pinfold/api.sock", "/tmp/x.sock"],
+    "DestinationIsLoopback": [True, False],
+    "DestinationIsPrivate": [True, False],
+    "Protocol": ["tcp", "udp", "unix", "icmp"],
+    "Initiated": [True, True, False],
+    "Verdict": ["allowed", "refused", "protected"],
+}
+ATTEMPTS: dict[str, list[Any]] = {
+    "DeviceClass": ["nvidia", "amd", "drm", "kvm", "tun", "fuse", "memory", "block", "vfio", "infiniband", "other"],
+    "DeviceMajor": [1, 7, 10, 195, 202, 203],
+    "DeviceMinor": [0, 1, 11],
+    "Access": ["read", "write", "read,write", "mknod"],
+    "Granted": [True, False],
+    "GpuGranted": [True, False],
+    "Count": [1, 300],
+}
+
+
 def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
     ruleset = load([Path(__file__).parents[2] / "rules"], None)
     indexed, plain = Engine(ruleset), Engine(ruleset, prefilter=False)
@@ -158,16 +181,19 @@ def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
     chosen = random.Random(7)  # noqa: S311
     for _ in range(600):
         text = chosen.choice([" ", "  ", "\t", " '"]).join(chosen.choices(words, k=chosen.randrange(1, 25)))
-        event = {"CommandLine": text, "Image": f"/usr/bin/{chosen.choice(words)}", "ImageInvoked": text[:40]}
+        event = {"CommandLine": text, "Image": f"{chosen.choice(FOLDERS)}/{chosen.choice(words)}"}
         for category, more in (
-            ("process_creation", {}),
-            ("network_connection", {"DestinationPort": chosen.choice([22, 443, 3333]), "Initiated": True}),
+            ("process_creation", {"ImageInvoked": text[:40]}),
+            ("network_connection", {name: chosen.choice(values) for name, values in CONNECTIONS.items()}),
+            ("device_access", {name: chosen.choice(values) for name, values in ATTEMPTS.items()}),
         ):
-            common = event if category == "process_creation" else {k: event[k] for k in ("CommandLine", "Image")}
-            what = activity(category, common | more)
-            assert indexed.match(what) == plain.match(what), event
+            what = activity(category, event | more)
+            assert indexed.match(what) == plain.match(what), event | more
     assert [indexed.errors, indexed.index_errors, plain.errors] == [{}, 0, {}]
-    assert sum(indexed.hits.values()) > 100
+    of_category = {rule.category: 0 for rule in ruleset.rules}
+    for rule in ruleset.rules:
+        of_category[rule.category] += indexed.hits[rule.id]
+    assert min(of_category.values()) > 100
 
 
 def test_what_no_category_covers_matches_nothing() -> None:

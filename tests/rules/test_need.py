@@ -136,6 +136,23 @@ def test_a_negated_leaf_says_nothing_but_a_negated_flag_does() -> None:
     assert granted == (frozenset({Atom("GpuGranted", "flag", False)}),)
 
 
+def test_what_is_usual_is_no_first_clause() -> None:
+    usual = (ir.Flag("Initiated", True), text("Protocol", "exact", "tcp"))
+    ports = ir.Or((ir.Number("DestinationPort", "eq", 4444), ir.Number("DestinationPort", "eq", 5555)))
+    clauses = only(ir.And((*usual, ports)), "network_connection")
+    assert clauses == (frozenset(Atom("DestinationPort", "number", port) for port in (4444, 5555)),)
+
+
+def test_a_flag_that_costs_no_look_up_stands_beside_a_rare_clause() -> None:
+    rule = ir.And(
+        (text("Image", "suffix", "/ssh"), ir.Flag("DestinationIsLoopback", False), ir.Flag("Initiated", True))
+    )
+    assert only(rule, "network_connection") == (
+        frozenset({Atom("Image", "name", "ssh")}),
+        frozenset({Atom("DestinationIsLoopback", "flag", False)}),
+    )
+
+
 def test_a_literal_that_holds_another_of_its_clause_is_left_out() -> None:
     rule = ir.Or((text("CommandLine", "contains", "xmrig"), text("CommandLine", "contains", "xmrig-cuda")))
     assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"xmrig")}),)

@@ -96,7 +96,12 @@ class CoreLink:
                 return
 
     def tick(self) -> None:
-        """To be called about once a second: starts the api again when its pause is over."""
+        """To be called about once a second: starts the api again when its pause is over, and replaces one that was
+        stopped. It has its user from the host: a sandbox's process of the same one may send it SIGSTOP, after
+        which nothing would be served and nothing would have died."""
+        if self._stopped():
+            self._say("the api process was stopped by a signal; it is ended, and started again")
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         if self._due_s is None or time.monotonic() < self._due_s:
             return
         self._due_s = None
@@ -106,6 +111,12 @@ class CoreLink:
         except OSError as error:
             self._say(f"the api process cannot be started: {error.strerror}")
             self._wait()
+
+    def _stopped(self) -> bool:
+        try:
+            return bool(self.pid) and os.waitid(os.P_PIDFD, self._pidfd, os.WSTOPPED | os.WNOHANG) is not None
+        except ChildProcessError:  # it ended, which its pidfd tells
+            return False
 
     def close(self) -> None:
         """Ends the api and closes all listeners."""

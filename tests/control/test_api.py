@@ -205,6 +205,17 @@ def test_an_api_that_dies_is_started_again(tmp_path: Path) -> None:
         assert service.said == ["the api process ended (signal 9); it is started again in 0.1 s"]
 
 
+def test_an_api_that_is_stopped_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        assert service.get()[0] == 200
+        first = service.link.pid
+        os.kill(first, signal.SIGSTOP)
+        until("another api runs", lambda: service.link.pid not in {0, first})
+        assert service.get()[0] == 200
+        assert service.said[0] == "the api process was stopped by a signal; it is ended, and started again"
+        assert service.metrics.value("pinfold_api_restarts_total") == 1
+
+
 def test_the_api_has_no_rights(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         assert service.get()[0] == 200

@@ -79,7 +79,7 @@ class Reports:
         counters = self._enricher.counters
         enrich = Counter(
             sandboxes_full=counters["sandboxes_overflow"] + counters["births_untracked"],
-            processes_full=counters["live_evicted"],
+            processes_full=counters["live_evicted"] + counters["existing_cut"],
         )
         for stage, now in (("kernel", kernel), ("decode", self._pipeline.decoder.counters), ("enrich", enrich)):
             before = self._told[stage]

@@ -119,7 +119,9 @@ class Enricher:
         """What is in these sandboxes already: processes, flows, listeners, open devices."""
         utc_ns, monotonic_ns = self._timeline.now()
         scan = ExistingScan(self.processes, self.users, self._actions.addresses, self._mount, self._limit)
-        return scan.run(list(existing), (generation, position, utc_ns, monotonic_ns))
+        found = scan.run(list(existing), (generation, position, utc_ns, monotonic_ns))
+        self._counters.update(found.counters)
+        return found
 
     def tick(self) -> None:
         """Everything that is not any event's business; called every few seconds of record time, and by

@@ -71,7 +71,9 @@ class ExistingScan:
         """Parents before their children."""
         found: dict[int, _Found] = {}
         for sandbox in sandboxes:
-            for tgid, cgroup_id in procfs.members(f"{self._mount}/{sandbox.path}", self._limit - len(found)):
+            members, whole = procfs.members(f"{self._mount}/{sandbox.path}", self._limit - len(found))
+            self._counters["existing_cut"] += not whole
+            for tgid, cgroup_id in members:
                 status = procfs.read_stat(tgid)
                 links = procfs.read_links(tgid)
                 if status is None or links is None or status.zombie:

@@ -11,6 +11,7 @@ may be the sandbox's own.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import select
@@ -28,7 +29,7 @@ TICK_NS = 1_000_000_000 // TICKS_PER_SECOND
 ARGV_MAX_BYTES = 4096  # as the probes copy
 SMALL_MAX_BYTES = 64 * 1024
 DESCRIPTORS_MAX = 4096  # of one process
-CGROUPS_MAX = 4096  # below one sandbox
+CGROUPS_MAX = 65536  # below one sandbox: who makes more hides in them, and is told as cut
 PATIENCE_S = 0.25  # for one command line
 
 _LENGTH = struct.Struct("=I")
@@ -118,16 +119,31 @@ def read_cgroup(tgid: int) -> str | None:
     return None
 
 
-def members(cgroup: str, most: int) -> list[tuple[int, int]]:
-    """(tgid, its cgroup's id) of all processes in a cgroup and below it, at most `most`."""
+def members(cgroup: str, most: int) -> tuple[list[tuple[int, int]], bool]:
+    """(tgid, its cgroup's id) of the processes in a cgroup and below it, at most `most`; and whether these are
+    all of them. How many cgroups a sandbox makes in itself, and how deep, is its own choice."""
     found: list[tuple[int, int]] = []
-    for at, cgroup_id in _cgroups(cgroup):
+    queue = [cgroup]
+    seen = 0
+    whole = True
+    while queue:
+        at = queue.pop()
+        seen += 1
+        if seen > CGROUPS_MAX:
+            return found, False
+        try:
+            cgroup_id = os.stat(at).st_ino
+            with os.scandir(at) as entries:
+                queue += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+        except OSError as error:  # removed meanwhile, or so deep that no path leads there
+            whole = whole and error.errno in {errno.ENOENT, errno.ENODEV}
+            continue
         for line in _lines(f"{at}/cgroup.procs"):
             if len(found) >= most:
-                return found
+                return found, False
             if line.isdigit() and line != b"0":  # 0: a process of another pid namespace
                 found.append((int(line), cgroup_id))
-    return found
+    return found, whole
 
 
 def descriptors(tgid: int) -> list[tuple[int, bytes]]:
@@ -266,20 +282,6 @@ def _uids(tgid: int) -> tuple[int, int]:
             fields = line.split()
             return int(fields[1]), int(fields[2])
     return 0, 0
-
-
-def _cgroups(top: str) -> Iterator[tuple[str, int]]:
-    queue = [top]
-    seen = 0
-    while queue and seen < CGROUPS_MAX:
-        at = queue.pop()
-        seen += 1
-        try:
-            yield at, os.stat(at).st_ino
-            with os.scandir(at) as entries:
-                queue += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue
 
 
 def _lines(path: str) -> list[bytes]:

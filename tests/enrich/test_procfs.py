@@ -67,7 +67,31 @@ def test_what_is_gone_is_none() -> None:
     assert procfs.descriptors(child.pid) == []
     assert procfs.device_number(child.pid, 0) is None
     assert procfs.open_mode(child.pid, 0) == os.O_RDONLY
-    assert procfs.members("/nonexistent", 10) == []
+    assert procfs.members("/nonexistent", 10) == ([], True)
+
+
+def test_members_of_a_tree_and_whether_these_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"n{number}").mkdir()
+        (tmp_path / f"n{number}" / "cgroup.procs").write_text(f"{100 + number}\n0\n")
+    ids = {100 + number: (tmp_path / f"n{number}").stat().st_ino for number in range(5)}
+    found, whole = procfs.members(str(tmp_path), 10)
+    assert (dict(found), whole) == (ids, True)
+    assert procfs.members(str(tmp_path), 3)[1] is False
+    monkeypatch.setattr(procfs, "CGROUPS_MAX", 4)
+    found, whole = procfs.members(str(tmp_path), 10)
+    assert (len(found), whole) == (3, False)
+
+
+def test_a_cgroup_too_deep_for_a_path_is_told(tmp_path: Path) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    assert procfs.members(str(tmp_path), 10) == ([], False)
 
 
 def test_command_lines_of_many_and_of_the_gone() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sensor.config import Config, SandboxPattern
+from sensor.enrich import procfs
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.existing import Existing
 from sensor.enrich.sandboxes.cgroupfs import CgroupPaths, find_cgroup2_mount
@@ -144,6 +145,15 @@ def test_open_devices_but_ordinary_ones(existing: Existing, tenant: Tenant) -> N
         ("memory", 1, 11, "read,write")
     ]
     assert (devices[0].ProcessId, devices[0].Granted, devices[0].PriorVerdict) == (tenant.process.pid, False, "unknown")
+
+
+def test_what_a_sandbox_hides_in_too_many_cgroups_is_counted(
+    enricher: Enricher, existing: Existing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert enricher.counters["existing_cut"] == 0
+    monkeypatch.setattr(procfs, "CGROUPS_MAX", 1)
+    assert enricher.scan(enricher.sandboxes.live(), 0, 2000).processes == []
+    assert enricher.counters["existing_cut"] == 1
 
 
 def test_records_go_on_where_the_scan_ended(enricher: Enricher, existing: Existing, tenant: Tenant) -> None:

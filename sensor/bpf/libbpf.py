@@ -178,11 +178,12 @@ def delete(descriptor: int, key: bytes) -> bool:
     return bool(_lib.bpf_map_delete_elem(descriptor, key) >= 0)
 
 
-def keys(descriptor: int, size: int, most: int) -> list[bytes]:
-    """At most `most` keys. A map that changes meanwhile may give one twice or not at all."""
+def keys(descriptor: int, size: int, most: int, after: bytes | None = None) -> list[bytes]:
+    """At most `most` keys, those behind `after`; from the first on where that is None or no key any more. A map
+    that changes meanwhile may give one twice or not at all."""
     found: list[bytes] = []
     buffer = ctypes.create_string_buffer(size)
-    previous: bytes | None = None
+    previous = after
     while len(found) < most and _lib.bpf_map_get_next_key(descriptor, previous, buffer) >= 0:
         previous = buffer.raw
         found.append(previous)

@@ -45,6 +45,7 @@ class Tables:
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
         self._maps = generation.maps
+        self._swept: dict[str, bytes] = {}  # by map: the key after which the next sweep goes on
 
     # Configuration.
 
@@ -211,18 +212,19 @@ class Tables:
     # Repeats that went quiet.
 
     def sweep_repeats(self, now_ns: int, flush_ns: int) -> int:
-        """Have the kernel send the counts that no further attempt would; returns how many keys there are."""
-        keys = libbpf.keys(self._maps["repeats"], SIZES["pf_repeat_key"], SWEEP_MOST)
+        """Have the kernel send the counts that no further attempt would; returns how many keys were looked at."""
+        keys = self._next_keys("repeats", SIZES["pf_repeat_key"])
         for key in keys:
             quiet, forget = self._quiet("repeats", key, now_ns, flush_ns)
             if quiet or forget:
                 self._run("on_flush", key + pack("<Q", forget))
+        self._go_on_after("repeats", keys)
         return len(keys) + self._sweep_unix(now_ns, flush_ns)
 
     def _sweep_unix(self, now_ns: int, flush_ns: int) -> int:
         if "on_flush_unix" not in self.generation.programs:
             return 0
-        keys = libbpf.keys(self._maps["unix_repeats"], SIZES["pf_unix_key"], SWEEP_MOST)
+        keys = self._next_keys("unix_repeats", SIZES["pf_unix_key"])
         for key in keys:
             quiet, forget = self._quiet("unix_repeats", key, now_ns, flush_ns)
             if quiet or forget:
@@ -237,7 +239,21 @@ class Tables:
                 )
                 libbpf.update(self._maps["flush_request"], bytes(4), request.pack())
                 self._run("on_flush_unix", bytes(96))
+        self._go_on_after("unix_repeats", keys)
         return len(keys)
+
+    def _next_keys(self, name: str, size: int) -> list[bytes]:
+        """Some at a time, and each in its turn: who keeps many alive must not keep the others' from being sent."""
+        return libbpf.keys(self._maps[name], size, SWEEP_MOST, self._swept.get(name))
+
+    def _go_on_after(self, name: str, keys: list[bytes]) -> None:
+        """After a key that is there still: one that was forgotten would lead back to the first."""
+        self._swept.pop(name, None)
+        if len(keys) == SWEEP_MOST:
+            for key in reversed(keys):
+                if libbpf.lookup(self._maps[name], key, SIZES["pf_repeat"]) is not None:
+                    self._swept[name] = key
+                    return
 
     def _run(self, name: str, arguments: bytes) -> None:
         """A program that is attached nowhere. Switched off for a test as those that are attached."""

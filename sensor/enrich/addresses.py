@@ -1,19 +1,31 @@
-"""Addresses in a connect record to text and kind."""
+"""Addresses in a connect record to text and kind.
+
+Without `ipaddress` but for rare ones: a sandbox that scans has a new address in every record, and an
+object for each would cost more than all else that is done with the record.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-import socket
+from socket import AF_INET, AF_INET6, inet_ntop
 
 from msgspec import Struct
 
 CACHED = 8192
 
-# What NetworkConnection.DestinationIsPrivate means. Not `is_private`, whose list grows with Python.
-_PRIVATE = [
-    ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")
-]
+# The first two bytes of what NetworkConnection.DestinationIsPrivate means, besides loopback: RFC 1918
+# and link local. Not `ipaddress.is_private`, whose list grows with Python.
+_PRIVATE = frozenset(
+    [
+        *(bytes((10, second)) for second in range(256)),
+        *(bytes((172, second)) for second in range(16, 32)),
+        bytes((192, 168)),
+        bytes((169, 254)),
+    ]
+)
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+_ZEROS = bytes(10)
+_UNSPECIFIED = bytes(4)
 
 
 class Address(Struct, frozen=True, gc=False):
@@ -41,17 +53,25 @@ class Addresses:
 
 
 def describe(family: int, packed: bytes) -> Address:
-    if family == socket.AF_INET and len(packed) >= 4:
-        return _describe(ipaddress.IPv4Address(packed[:4]))
-    if family == socket.AF_INET6 and len(packed) == 16:
-        six = ipaddress.IPv6Address(packed)
+    if family == AF_INET and len(packed) >= 4:
+        return _four(packed[:4])
+    if family == AF_INET6 and len(packed) == 16:
         # ::ffff:a.b.c.d on an IPv6 socket is an IPv4 connection, and rules ask for its IPv4 address.
-        return _describe(six.ipv4_mapped or six)
+        return _four(packed[12:]) if packed[:12] == _MAPPED else _six(packed)
     return NONE
 
 
-def _describe(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Address:
+def _four(packed: bytes) -> Address:
     # Linux connects 0.0.0.0 and :: to itself (ip_route_connect, tcp_v6_connect).
-    loopback = ip.is_loopback or ip.is_unspecified
-    private = loopback or any(ip in network for network in _PRIVATE if network.version == ip.version)
-    return Address(str(ip), ip.version == 6, loopback, private)
+    loopback = packed[0] == 127 or packed == _UNSPECIFIED
+    return Address(inet_ntop(AF_INET, packed), False, loopback, loopback or packed[:2] in _PRIVATE)
+
+
+def _six(packed: bytes) -> Address:
+    unique_local = packed[0] & 0xFE == 0xFC
+    link_local = packed[0] == 0xFE and packed[1] & 0xC0 == 0x80
+    if packed[:10] == _ZEROS:  # inet_ntop writes those of ::/96 with dots, RFC 5952 and `ipaddress` do not
+        address = ipaddress.IPv6Address(packed)
+        loopback = address.is_loopback or address.is_unspecified
+        return Address(str(address), True, loopback, loopback)
+    return Address(inet_ntop(AF_INET6, packed), True, False, unique_local or link_local)

@@ -54,7 +54,9 @@ def _helper(kind: ProgType, helper: Helper, attach: int = 0) -> int:
 
 
 def _state(result: int) -> str:
-    return "supported" if result > 0 else "unsupported" if result == 0 else "inconclusive"
+    """Without rights the kernel refuses whatever it has: that says nothing about it."""
+    refused = "unsupported" if os.geteuid() == 0 else "inconclusive"
+    return "supported" if result > 0 else refused if result == 0 else "inconclusive"
 
 
 def _attach_type(kind: ProgType, attach: AttachType) -> int:

@@ -45,6 +45,8 @@ def _features() -> Iterator[Check]:
 
         for found in features.report():
             remedy = "" if found.state == "supported" else found.remedy
+            if found.state == "inconclusive" and os.geteuid() != 0:
+                remedy = "run it with sudo"
             yield Check(found.name, found.state, found.detail, found.lost_without, remedy, found.required)
     except PinfoldError as why:
         yield Check("kernel features", "inconclusive", str(why), "everything", "see the detail", True)

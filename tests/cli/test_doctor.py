@@ -6,6 +6,7 @@ import orjson
 import pytest
 from rich.cells import cell_len
 
+from sensor.bpf import libbpf
 from sensor.cli import hostchecks, main
 from sensor.cli.hostchecks import Check
 from sensor.config import Config, Log, Paths, complete
@@ -47,6 +48,19 @@ def test_only_a_missing_requirement_is_1(
 ) -> None:
     told(monkeypatch, Check("a", "supported", "", "", "", True), Check("b", state, "x", "everything", "do", required))
     assert main(["doctor", "--config", config]) == status
+
+
+@pytest.mark.parametrize(
+    ("uid", "state", "remedy"), [(0, "unsupported", "boot a newer kernel"), (1000, "inconclusive", "run it with sudo")]
+)
+def test_nobody_without_rights_is_told_to_boot_another_kernel(
+    monkeypatch: pytest.MonkeyPatch, uid: int, state: str, remedy: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr(libbpf, "probe_program", lambda _kind: 0)
+    found = {check.name: check for check in hostchecks.checks(complete(Config()))}
+    assert found["raw tracepoint programs"].state == state
+    assert found["raw tracepoint programs"].remedy.startswith(remedy)
 
 
 def test_what_is_missing_comes_with_its_cost_and_remedy(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,35 +140,37 @@ def test_a_full_sandbox_map_is_said_and_counted(rule_cache: str) -> None:
                 box.remove()
 
 
-def test_cgroup_v1_beside_v2_is_not_taken_for_a_sandbox(sensor: Running, sandbox: Sandbox) -> None:
-    """v1 fires the same tracepoints, with ids that collide with those of v2."""
-    tree = next((Path(p) for p in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup/freezer") if Path(p, "tasks").exists()), None)
-    if tree is None:
-        pytest.skip("this host has no cgroup v1 hierarchy beside v2, so there is nothing to confuse")
-    old = tree / sensor.instance
-    old.mkdir()
+@pytest.fixture
+def v1(tmp_path: Path) -> Iterator[Path]:
+    """A v1 hierarchy of the test's own, which any kernel with v1 can mount beside v2, named and without controllers."""
+    tree = tmp_path / "v1"
+    tree.mkdir()
+    options = f"none,name=pinfold-{unique()}"
+    done = subprocess.run(["mount", "-t", "cgroup", "-o", options, "none", str(tree)], capture_output=True, check=False)
+    assert done.returncode == 0, f"this kernel has no cgroup v1, beside which v2 is to be tested: {done.stderr!r}"
     try:
-        made = []
-        for index in range(40):
-            child = old / f"v1-{index}"
-            child.mkdir()
-            made.append(child.stat().st_ino)
-        subprocess.run(
-            ["/bin/sh", "-c", f"echo 0 > {old}/v1-0/tasks && exec /bin/true in-v1"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        sensor.settled(sandbox)
-        time.sleep(0.2)
-        lines = sensor.lines()
-        assert not [line for line in lines if line.get("CommandLine") == "/bin/true in-v1"]
-        assert not [line for line in lines if "v1-" in str(line.get("SandboxName"))]
-        assert made
+        yield tree
     finally:
-        for child in old.iterdir():
+        for child in tree.iterdir():
             if child.is_dir():
                 child.rmdir()
-        old.rmdir()
+        subprocess.run(["umount", str(tree)], check=True)
+
+
+def test_cgroup_v1_beside_v2_is_not_taken_for_a_sandbox(sensor: Running, sandbox: Sandbox, v1: Path) -> None:
+    """v1 fires the same tracepoints, with ids that collide with those of v2."""
+    for index in range(40):
+        (v1 / f"v1-{index}").mkdir()
+    subprocess.run(
+        ["/bin/sh", "-c", f"echo 0 > {v1}/v1-0/tasks && exec /bin/true in-v1"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    sensor.settled(sandbox)
+    time.sleep(0.2)
+    lines = sensor.lines()
+    assert not [line for line in lines if line.get("CommandLine") == "/bin/true in-v1"]
+    assert not [line for line in lines if "v1-" in str(line.get("SandboxName"))]
 
 
 def test_what_ran_before_the_sensor_is_found_and_marked(rule_cache: str) -> None:

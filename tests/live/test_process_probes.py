@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -201,4 +200,3 @@ def test_what_is_outside_every_sandbox_is_not_told(sensor: Running, sandbox: San
     subprocess.run(["/bin/true", marker], check=True)
     sensor.settled(sandbox)
     assert marker.encode() not in sensor.log.read_bytes()
-    assert sys.executable  # the sensor's own processes are outside too

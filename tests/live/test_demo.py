@@ -20,7 +20,7 @@ from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 
 DEMO = [sys.executable, "-m", "sensor.demo"]
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = ["sudo packaging/start", "sudo packaging/start --demo"]
+COMMANDS = ["sudo packaging/start", "sudo packaging/start --demo", "sudo packaging/test"]
 PASS_SECONDS = 180
 STOP_SECONDS = 60
 INTERRUPTIONS = 6

@@ -1,14 +1,19 @@
 /* Device opens and mknod, where the kernel's own device controller asks. access(2) comes this way
  * too. A program that ran before ours may have refused already: its answer stands. */
 
-/* Most majors have one class: an array answers without a hash. PF_DEVICE_BY_MINOR sends to the hash. */
-#define PF_DEVICE_BY_MINOR 0xff
+/* An array answers for nearly every character device, since /dev/null is opened more often than anything:
+ * one entry for each minor of the low majors, then one for each whole major. PF_DEVICE_ASK sends to the hash. */
+#define PF_DEVICE_ASK 0xff
+#define PF_DEVICE_LOW_MAJORS 16
+#define PF_DEVICE_LOW_MINORS 256
 #define PF_DEVICE_MAJORS 512
 
 static __always_inline u32 device_class(u32 kind, u32 major, u32 minor) {
-  if (major < PF_DEVICE_MAJORS && kind == BPF_DEVCG_DEV_CHAR) {
-    u8 *whole = bpf_map_lookup_elem(MAP(char_majors), &major);
-    if (whole && *whole != PF_DEVICE_BY_MINOR) return *whole;
+  if (kind == BPF_DEVCG_DEV_CHAR && major < PF_DEVICE_MAJORS) {
+    u32 index = PF_DEVICE_LOW_MAJORS * PF_DEVICE_LOW_MINORS + major;
+    if (major < PF_DEVICE_LOW_MAJORS && minor < PF_DEVICE_LOW_MINORS) index = major * PF_DEVICE_LOW_MINORS + minor;
+    u8 *known = bpf_map_lookup_elem(MAP(char_classes), &index);
+    if (known && *known != PF_DEVICE_ASK) return *known;
   }
   struct pf_device_key key = {};
   key.kind = kind;
@@ -28,10 +33,10 @@ static __always_inline void fill_device(struct pf_device_attempt *e, struct pf_r
   e->minor = word[1];
   e->kind = word[2];
   e->access = key->port;
-  e->device_class = key->family;
-  e->verdict = key->verdict;
+  e->device_class = word[3];
+  e->verdict = key->bits & 15;
   e->granted = key->protocol;
-  e->prior = key->unconnected;
+  e->prior = key->bits & PF_KEY_PRIOR_UNKNOWN ? 2 : key->bits & PF_KEY_UNCONNECTED ? 1 : 0;
 }
 
 static __always_inline int send_repeat_device(struct pf_control *c, struct pf_sandbox *sandbox,
@@ -78,27 +83,26 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
     class_id = sandbox->class_id;
   }
   struct pf_class *policy = bpf_map_lookup_elem(MAP(classes), &class_id);
-  int granted = policy && (policy->granted_devices & (1u << (class & 31)));
+  int granted = policy && (policy->granted_devices >> (class & 31) & 1);
   int enforce = c->armed && policy && policy->enforce;
 
   struct pf_repeat_key key = {};
   u32 *word = (u32 *)key.address;
   key.exec_id = process ? process->exec_id : 0;
   key.tgid = tgid;
-  key.type = PF_TYPE_DEVICE;
   key.port = access;
   word[0] = ctx->major;
   word[1] = ctx->minor;
   word[2] = kind;
-  key.family = class;
+  word[3] = class;
   key.protocol = granted;
-  key.verdict = granted ? PF_VERDICT_ALLOWED : enforce ? PF_VERDICT_REFUSED : PF_VERDICT_WOULD_REFUSE;
+  u32 verdict = granted ? PF_VERDICT_ALLOWED : enforce ? PF_VERDICT_REFUSED : PF_VERDICT_WOULD_REFUSE;
 #ifdef PF_HAVE_GET_RETVAL
-  key.unconnected = bpf_get_retval() != 0;
+  key.bits = verdict | PF_KEY_DEVICE | (bpf_get_retval() ? PF_KEY_UNCONNECTED : 0);
 #else
-  key.unconnected = 2;
+  key.bits = verdict | PF_KEY_DEVICE | PF_KEY_PRIOR_UNKNOWN;
 #endif
-  int allow = key.verdict != PF_VERDICT_REFUSED;
+  int allow = verdict != PF_VERDICT_REFUSED;
 
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   if (r) {

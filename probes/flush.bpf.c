@@ -3,12 +3,11 @@
 int on_flush(struct bpf_raw_tracepoint_args *ctx) {
   struct pf_control *c = control();
   if (!c) return 0;
-  u64 words[5];
+  u64 words[4];
   words[0] = ctx->args[0];
   words[1] = ctx->args[1];
   words[2] = ctx->args[2];
   words[3] = ctx->args[3];
-  words[4] = ctx->args[4];
   struct pf_repeat_key key;
   __builtin_memcpy(&key, words, sizeof(key));
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
@@ -17,14 +16,14 @@ int on_flush(struct bpf_raw_tracepoint_args *ctx) {
   u64 now = bpf_ktime_get_ns();
   int failed = 0;
   if (r->count && sandbox) {
-    if (key.type == PF_TYPE_DEVICE)
+    if (key.bits & PF_KEY_DEVICE)
       failed = send_repeat_device(c, sandbox, &key, r, now);
     else
       failed = send_repeat_connect(c, sandbox, &key, r, now);
   }
-  /* args[5]: the reader saw nothing for long, forget the key. A count that comes in between the two
+  /* args[4]: the reader saw nothing for long, forget the key. A count that comes in between the two
    * lines is the one thing this can lose, after many idle seconds. */
-  if (!failed && ctx->args[5] && !r->count) {
+  if (!failed && ctx->args[4] && !r->count) {
     struct pf_process *process = process_of(key.tgid);
     if (process && process->exec_id == key.exec_id && process->repeats) process->repeats -= 1;
     bpf_map_delete_elem(MAP(repeats), &key);

@@ -66,11 +66,11 @@ static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_s
   e.first_ns = r->first_ns;
   e.last_ns = r->last_ns;
   e.uid = r->uid;
-  e.family = key->family;
+  e.family = key->bits & PF_KEY_IPV4 ? 2 : 10;
   e.port = key->port;
   e.protocol = key->protocol;
-  e.verdict = key->verdict;
-  e.unconnected = key->unconnected;
+  e.verdict = key->bits & 15;
+  e.unconnected = key->bits & PF_KEY_UNCONNECTED ? 1 : 0;
   __builtin_memcpy(e.address, key->address, 16);
   r->sent_ns = now;
   if (send(c, sandbox, &e, sizeof(e), PF_PRIORITY_REPEAT)) return -1;
@@ -125,12 +125,9 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   struct pf_repeat_key key = {};
   key.exec_id = process ? process->exec_id : 0;
   key.tgid = tgid;
-  key.type = PF_TYPE_CONNECT;
   key.port = e.port;
   key.protocol = e.protocol;
-  key.verdict = e.verdict;
-  key.unconnected = unconnected;
-  key.family = family;
+  key.bits = e.verdict | (family == 2 ? PF_KEY_IPV4 : 0) | (unconnected ? PF_KEY_UNCONNECTED : 0);
   __builtin_memcpy(key.address, e.address, 16);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   if (r) {

@@ -87,6 +87,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. `instance` names the pins' folder and the cgroup that `sandbox run` uses."""
 
     instance: str = "pinfold"
+    cpus: tuple[int, ...] = ()  # that the sensor's own processes run on; empty: all
     sandboxes: tuple[SandboxPattern, ...] = ()
     classes: dict[str, SandboxClass] = field(default_factory=dict)  # "default" is added where absent
     paths: Paths = Paths()
@@ -129,6 +130,8 @@ def problems(config: Config) -> Iterator[Problem]:
     """What types cannot say. The paths are those of the file's keys."""
     if not re.fullmatch(r"[a-z0-9-]{1,32}", config.instance):
         yield Problem(("instance",), "1 to 32 of a-z, 0-9 and -", found(config.instance))
+    if any(cpu < 0 for cpu in config.cpus):
+        yield Problem(("cpus",), "numbers of CPUs, from 0 on", found(list(config.cpus)))
     yield from _class_problems(config)
     for index, pattern in enumerate(config.sandboxes):
         yield from _pattern_problems(config, index, pattern)

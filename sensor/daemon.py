@@ -73,6 +73,7 @@ class Daemon:
             raise HostError("pinfold needs root: run it with sudo")
         config = self._config
         process.use_one_arena()
+        process.stay_on(config.cpus)
         mount = find_cgroup2_mount()
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
@@ -349,7 +350,7 @@ def _id_of_found() -> tuple[int, int]:
 
 
 def _refuse_fixed(now: Config, wanted: Config) -> None:
-    for name in ("instance", "paths", "ring", "limits", "metrics", "log"):
+    for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log"):
         if getattr(now, name) != getattr(wanted, name):
             raise HostError(f"{name}: a change needs a restart of the sensor")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from sensor.errors import HostError
+
 _M_ARENA_MAX = -8  # malloc.h
 _NICE = -10
 
@@ -19,6 +21,16 @@ def use_one_arena() -> None:
 def give_back_memory() -> None:
     """Reading rules and BTF frees megabytes, which malloc keeps unless told."""
     _libc.malloc_trim(0)
+
+
+def stay_on(cpus: tuple[int, ...]) -> None:
+    """With the children started from now on. Raises HostError where none of these CPUs is there."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError) as cause:
+        raise HostError(f"cpus: none of {list(cpus)} is a CPU that this process may use") from cause
 
 
 def go_first() -> None:

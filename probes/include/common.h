@@ -27,6 +27,11 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 #define PF_REPEATS_PER_PROCESS 256
 #define PF_WATCHED 0xffffffffu     /* class_id in a birth: not a sandbox, but a parent that is watched */
 #define PF_UNTRACKED 0xfffffffeu   /* class_id in a birth: a sandbox for which the map has no room */
+/* pf_repeat_key.bits, behind the verdict */
+#define PF_KEY_DEVICE 16
+#define PF_KEY_IPV4 32
+#define PF_KEY_UNCONNECTED 64 /* device: refused before us */
+#define PF_KEY_PRIOR_UNKNOWN 128
 #define PF_PRIORITY_REPEAT 1
 #define PF_PRIORITY_QUIET 2        /* may wait for the reader's timer */
 #define PF_PRIORITY_URGENT 3       /* a detection may follow: wake the reader */

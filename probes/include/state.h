@@ -66,17 +66,14 @@ struct pf_device_key {
   u32 minor;               /* 0xffffffff: any */
 };
 
+/* 32 bytes: the hash is paid by the word. */
 struct pf_repeat_key {
   u64 exec_id;
+  u8 address[16];          /* device: major, minor, kind, class */
   u32 tgid;
-  u16 type;
   u16 port;                /* device: access */
-  u8 address[16];          /* device: major, minor, kind */
-  u8 protocol;
-  u8 verdict;
-  u8 unconnected;
-  u8 family;               /* device: class */
-  u32 pad;
+  u8 protocol;             /* device: granted */
+  u8 bits;                 /* verdict in the low four, then PF_KEY_… */
 };
 
 struct pf_unix_key {

@@ -14,7 +14,9 @@ from sensor.events.layouts import Loss
 EXEC_SCRATCH = 8 + 144 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
-CHAR_MAJORS = 512  # PF_DEVICE_MAJORS in probes/device.bpf.c
+# PF_DEVICE_… in probes/device.bpf.c
+LOW_MAJORS, LOW_MINORS, CHAR_MAJORS = 16, 256, 512
+CHAR_CLASSES = LOW_MAJORS * LOW_MINORS + CHAR_MAJORS
 CLASSES = 64
 STAMPS = 65536  # PF_STAMPS in probes/socket.bpf.c
 
@@ -51,7 +53,7 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "steps": Map(MapType.ARRAY, 4, SIZES["pf_step"], STEPS),
         "watch": Map(MapType.HASH, 8, SIZES["pf_watch"], sizes.watched, late),
         "device_classes": Map(MapType.HASH, SIZES["pf_device_key"], 4, 1024, late),
-        "char_majors": Map(MapType.ARRAY, 4, 1, CHAR_MAJORS),
+        "char_classes": Map(MapType.ARRAY, 4, 1, CHAR_CLASSES),
         "repeats": Map(MapType.HASH, SIZES["pf_repeat_key"], SIZES["pf_repeat"], sizes.repeats),
         "unix_repeats": Map(MapType.HASH, SIZES["pf_unix_key"], SIZES["pf_repeat"], sizes.repeats, late),
         "flush_request": Map(MapType.ARRAY, 4, SIZES["pf_flush_request"], 1),

@@ -194,33 +194,27 @@ class DeviceKey(Struct, frozen=True, gc=False):
         return DeviceKey(*_PF_DEVICE_KEY.unpack(data))
 
 
-_PF_REPEAT_KEY = PackedStruct("<QIHH16sBBBB4x")
+_PF_REPEAT_KEY = PackedStruct("<Q16sIHBB")
 
 
 class RepeatKey(Struct, frozen=True, gc=False):
-    """A `struct pf_repeat_key`: 40 bytes. Arrays are bytes."""
+    """A `struct pf_repeat_key`: 32 bytes. Arrays are bytes."""
 
     exec_id: int = 0
-    tgid: int = 0
-    type: int = 0
-    port: int = 0
     address: bytes = bytes(16)
+    tgid: int = 0
+    port: int = 0
     protocol: int = 0
-    verdict: int = 0
-    unconnected: int = 0
-    family: int = 0
+    bits: int = 0
 
     def pack(self) -> bytes:
         return _PF_REPEAT_KEY.pack(
             self.exec_id,
-            self.tgid,
-            self.type,
-            self.port,
             self.address,
+            self.tgid,
+            self.port,
             self.protocol,
-            self.verdict,
-            self.unconnected,
-            self.family,
+            self.bits,
         )
 
     @staticmethod
@@ -358,7 +352,7 @@ SIZES = {
     "pf_step": 208,
     "pf_watch": 40,
     "pf_device_key": 12,
-    "pf_repeat_key": 40,
+    "pf_repeat_key": 32,
     "pf_unix_key": 128,
     "pf_repeat": 96,
     "pf_flush_request": 136,

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
-from sensor.bpf.maps import CHAR_MAJORS
+from sensor.bpf.maps import CHAR_CLASSES, CHAR_MAJORS, LOW_MAJORS, LOW_MINORS
 from sensor.bpf.objects import Generation
 from sensor.bpf.state import SIZES, DeviceKey, FlushRequest, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
@@ -22,7 +22,7 @@ from sensor.events.layouts import Device, Loss
 
 ANY_MINOR = 0xFFFFFFFF
 _CHAR = 2  # BPF_DEVCG_DEV_CHAR
-_BY_MINOR = 0xFF  # PF_DEVICE_BY_MINOR in probes/device.bpf.c
+_ASK = 0xFF  # PF_DEVICE_ASK in probes/device.bpf.c
 FORGET_AFTER_NS = 10_000_000_000
 SWEEP_MOST = 4096
 # Offset in struct bpf_prog_info, since 5.12: 9ed9e9ba2337
@@ -31,7 +31,6 @@ _RECURSION_MISSES = 208
 
 _REASONS = tuple(reason.name.lower() for reason in Loss if reason is not Loss.REASONS)
 _LOST = PackedStruct("<16Q")
-_REPEAT_KEY = PackedStruct("<5Q")
 
 
 class Losses(Struct, frozen=True):
@@ -68,20 +67,14 @@ class Tables:
         for key in libbpf.keys(descriptor, SIZES["pf_device_key"], 4096):
             if key not in wanted:
                 libbpf.delete(descriptor, key)
-        self._write_majors(table)
+        self._write_chars(table)
 
-    def _write_majors(self, table: Iterable[tuple[int, int, int | None, int]]) -> None:
-        """The class of a character major as a whole; which minors have their own is the hash's matter."""
-        classes = [int(Device.OTHER)] * CHAR_MAJORS
-        chars = [entry for entry in table if entry[0] == _CHAR and entry[1] < CHAR_MAJORS]
-        for _, major, minor, device in chars:
-            if minor is None:
-                classes[major] = device
-        for _, major, minor, _ in chars:
-            if minor is not None:
-                classes[major] = _BY_MINOR
-        for major, device in enumerate(classes):
-            libbpf.update(self._maps["char_majors"], pack("<I", major), pack("<B", device))
+    def _write_chars(self, table: Sequence[tuple[int, int, int | None, int]]) -> None:
+        descriptor = self._maps["char_classes"]
+        for index, device in enumerate(char_classes(table)):
+            key, value = pack("<I", index), bytes((device,))
+            if libbpf.lookup(descriptor, key, 1) != value:
+                libbpf.update(descriptor, key, value)
 
     def write_steps(self, plan: Plan) -> None:
         for index, place in enumerate(plan.places):
@@ -267,3 +260,19 @@ class Tables:
         repeat = Repeat.unpack(value)
         last = max(repeat.last_ns, repeat.sent_ns)
         return bool(repeat.count) and now_ns - last > flush_ns, now_ns - last > FORGET_AFTER_NS
+
+
+def char_classes(table: Sequence[tuple[int, int, int | None, int]]) -> list[int]:
+    """Device class by index, as probes/device.bpf.c reckons it: a minor of a low major, or a whole major."""
+    classes = [int(Device.OTHER)] * CHAR_CLASSES
+    chars = [(major, minor, device) for kind, major, minor, device in table if kind == _CHAR and major < CHAR_MAJORS]
+    for major, minor, device in sorted(chars, key=lambda entry: entry[1] is not None):
+        if minor is None:
+            classes[LOW_MAJORS * LOW_MINORS + major] = device
+            if major < LOW_MAJORS:
+                classes[major * LOW_MINORS : (major + 1) * LOW_MINORS] = [device] * LOW_MINORS
+        elif major < LOW_MAJORS and minor < LOW_MINORS:
+            classes[major * LOW_MINORS + minor] = device
+        else:
+            classes[LOW_MAJORS * LOW_MINORS + major] = _ASK
+    return classes

@@ -131,7 +131,7 @@ class _Campaign:
 
     @contextmanager
     def _sensor(self) -> Iterator[Observer]:
-        with sensor(self.space):
+        with sensor(self.space, {"cpus": self.space.others}):
             yield Observer()
 
     @contextmanager

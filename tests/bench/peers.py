@@ -51,6 +51,11 @@ UNAUDITED = ("never,task",)
 Trigger = Callable[[], object]
 
 
+def beside(space: Workspace) -> list[str]:
+    """Where the sensor is confined to, its peers are too."""
+    return ["taskset", "--cpu-list", ",".join(map(str, space.others))]
+
+
 def need(program: str) -> None:
     if shutil.which(program) is None:
         raise BenchError(f"{program} is not installed")
@@ -102,7 +107,9 @@ def auditd(space: Workspace) -> Iterator[Auditd]:
     folder.chmod(0o700)
     (folder / "auditd.conf").write_text(AUDITD_CONF.format(folder=folder))
     with open(folder / "out", "wb") as out:
-        process = subprocess.Popen(["auditd", "-n", "-s", "enable", "-c", str(folder)], stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [*beside(space), "auditd", "-n", "-s", "enable", "-c", str(folder)], stdout=out, stderr=out
+        )
     try:
         _await_audit(process, folder)
         _auditctl("-b", "8192", "--backlog_wait_time", "60000")
@@ -156,7 +163,7 @@ def bpftrace(space: Workspace, kind: str, trigger: Trigger) -> Iterator[Path]:
     need("bpftrace")
     output, errors = space.folder / "bpftrace.out", space.folder / "bpftrace.err"
     with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(["bpftrace", "-e", BPFTRACE[kind]], stdout=out, stderr=err)
+        process = subprocess.Popen([*beside(space), "bpftrace", "-e", BPFTRACE[kind]], stdout=out, stderr=err)
     try:
         # The first line that it prints by itself only counts its probes.
         _await_growth(output, trigger, "bpftrace", least=100)

@@ -58,6 +58,9 @@ class Workspace:
         self.workloads = build(folder)
         # The last core for what is measured, so that the observers' own work does not hide behind migrations.
         self.core = max(os.sched_getaffinity(0))
+        # Where observers run while a cost is measured: as on a host that keeps CPUs for its workloads. On the same
+        # core an observer's own work would be in every figure, and where the scheduler puts it is chance.
+        self.others = sorted(os.sched_getaffinity(0) - {self.core}) or [self.core]
 
     def tell(self, text: str) -> None:
         """Progress, for whoever waits."""

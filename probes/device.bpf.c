@@ -78,7 +78,7 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   if (process) {
     class_id = process->class_id;
   } else {
-    sandbox = current_sandbox(0);
+    sandbox = current_sandbox(c, 0);
     if (!sandbox) return 1;
     class_id = sandbox->class_id;
   }
@@ -113,7 +113,7 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
     return allow;
   }
   u64 now = bpf_ktime_get_ns();
-  if (!sandbox) sandbox = current_sandbox(process);
+  if (!sandbox) sandbox = current_sandbox(c, process);
   if (!sandbox) return 1;
   struct pf_device_attempt e;
   __builtin_memset(&e, 0, sizeof(e));

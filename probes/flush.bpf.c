@@ -12,10 +12,10 @@ int on_flush(struct bpf_raw_tracepoint_args *ctx) {
   __builtin_memcpy(&key, words, sizeof(key));
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   if (!r) return 0;
-  struct pf_sandbox *sandbox = sandbox_by_id(r->sandbox_id);
+  struct pf_sandbox *sandbox = sandbox_by_id(r->sandbox_id); /* 0: it ended; its count is told all the same */
   u64 now = bpf_ktime_get_ns();
   int failed = 0;
-  if (r->count && sandbox) {
+  if (r->count) {
     if (key.bits & PF_KEY_DEVICE)
       failed = send_repeat_device(c, sandbox, &key, r, now);
     else
@@ -41,10 +41,14 @@ int on_flush_unix(struct bpf_raw_tracepoint_args *ctx) {
   if (!request) return 0;
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &request->key);
   if (!r) return 0;
-  struct pf_sandbox *sandbox = sandbox_by_id(r->sandbox_id);
+  struct pf_sandbox *sandbox = sandbox_by_id(r->sandbox_id); /* 0: it ended; its count is told all the same */
   int failed = 0;
-  if (r->count && sandbox) failed = send_repeat_unix(c, sandbox, &request->key, r, bpf_ktime_get_ns());
-  if (!failed && request->forget && !r->count) bpf_map_delete_elem(MAP(unix_repeats), &request->key);
+  if (r->count) failed = send_repeat_unix(c, sandbox, &request->key, r, bpf_ktime_get_ns());
+  if (!failed && request->forget && !r->count) {
+    struct pf_process *process = process_of(request->key.tgid);
+    if (process && process->exec_id == request->key.exec_id && process->repeats) process->repeats -= 1;
+    bpf_map_delete_elem(MAP(unix_repeats), &request->key);
+  }
   return 0;
 }
 #endif

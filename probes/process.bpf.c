@@ -203,7 +203,7 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   if (!c) return 0;
   u32 tgid = bpf_get_current_pid_tgid() >> 32;
   struct pf_process *process = process_of(tgid);
-  struct pf_sandbox *sandbox = current_sandbox(process);
+  struct pf_sandbox *sandbox = current_sandbox(c, process);
   if (!sandbox) return 0;
   if (process) {
     process->exec_id = bpf_ktime_get_ns();
@@ -224,16 +224,18 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-static __always_inline void enter(u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now) {
+static __always_inline void enter(struct pf_control *c, u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now) {
   struct pf_process entry = {};
   entry.sandbox_id = sandbox->id;
   entry.exec_id = now;
   entry.start_ns = start_ns;
   entry.class_id = sandbox->class_id;
-  if (bpf_map_update_elem(MAP(processes), &tgid, &entry, BPF_ANY))
+  if (bpf_map_update_elem(MAP(processes), &tgid, &entry, BPF_ANY)) {
+    c->untracked = 1;
     count_lost(sandbox, PF_LOSS_PROCESSES_FULL);
-  else
+  } else {
     __sync_fetch_and_add(&sandbox->processes, 1);
+  }
 }
 
 int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
@@ -249,7 +251,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   struct pf_process *process = process_of(parent_tgid);
   u64 here = bpf_get_current_cgroup_id();
   u64 there = task_cgroup_id(child);
-  struct pf_sandbox *sandbox = current_sandbox(process);
+  struct pf_sandbox *sandbox = current_sandbox(c, process);
   /* CLONE_INTO_CGROUP puts a child into another cgroup without firing cgroup_attach_task. */
   if (!sandbox && here != there) {
     void *set = 0, *cgroup = 0;
@@ -268,7 +270,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   e.parent_exec_id = e.header.exec_id;
   e.parent_sandbox_id = process ? process->sandbox_id : 0;
   e.parent_tgid = parent_tgid;
-  enter(tgid, sandbox, e.start_ns, e.header.time_ns);
+  enter(c, tgid, sandbox, e.start_ns, e.header.time_ns);
   e.header.tgid = tgid;
   e.header.tid = tid;
   e.header.cgroup_id = there;

@@ -19,7 +19,7 @@ int on_sock_create(struct bpf_sock *ctx) {
   struct pf_process *process = process_of(tgid);
   u64 owner = process ? process->sandbox_id : 0;
   if (!process) {
-    struct pf_sandbox *own = current_sandbox(0);
+    struct pf_sandbox *own = current_sandbox(c, 0);
     if (!own) return 1;
     owner = own->id;
   }
@@ -101,8 +101,9 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   if (!owner) owner = bpf_get_current_cgroup_id();
   struct pf_sandbox *sandbox = 0;
   if (!process) {
-    sandbox = sandbox_by_id(owner);
+    sandbox = stamp ? sandbox_by_id(owner) : current_sandbox(c, 0);
     if (!sandbox) return 1;
+    owner = sandbox->id;
   }
 
   struct pf_connect e;
@@ -139,7 +140,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   }
   u64 now = bpf_ktime_get_ns();
   if (!sandbox) sandbox = sandbox_by_id(owner);
-  if (!sandbox) sandbox = current_sandbox(process);
+  if (!sandbox) sandbox = current_sandbox(c, process);
   if (!sandbox) return 1;
 
   fill_header(&e.header, PF_TYPE_CONNECT, sizeof(e), sandbox, process);
@@ -216,7 +217,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   u64 id = bpf_get_current_pid_tgid();
   u32 tgid = id >> 32;
   struct pf_process *process = process_of(tgid);
-  struct pf_sandbox *sandbox = current_sandbox(process);
+  struct pf_sandbox *sandbox = current_sandbox(c, process);
   if (!sandbox) return 1;
   void *address = 0;
   u32 length = 0;

@@ -88,6 +88,8 @@ class Pipeline:
         self.metrics.count("pinfold_events_total", (activity.category,))
         if isinstance(activity, SandboxChange):
             self.log.add_sandbox(activity)
+            if activity.change == "ended":
+                self.detections.pop(activity.SandboxId, None)
             return
         for rule in self.engine.match(activity):
             self._detected(rule, activity)

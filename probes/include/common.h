@@ -7,6 +7,7 @@
  * kernel.kptr_restrict) it takes bpf_probe_read in their place, which some program types are refused. */
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
+static u64 (*ancestor_id)(int level) = (void *)123; /* bpf_get_current_ancestor_cgroup_id, 5.7 */
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 
 #define MAP(name) ((void *)bpf_pseudo_fd(1, PF_FD_##name))
@@ -110,11 +111,21 @@ static __always_inline struct pf_sandbox *sandbox_by_id(u64 id) {
   return bpf_map_lookup_elem(MAP(sandboxes), &id);
 }
 
-/* Whose task runs now: its process entry's sandbox, else, where an entry is missing (the map was
- * full), the sandbox that its own cgroup is. */
-static __always_inline struct pf_sandbox *current_sandbox(struct pf_process *process) {
+/* Whose task runs now: its process entry's sandbox. Where an entry is missing, the sandbox that its own cgroup
+ * is or, once the map was full, any that its cgroup lies in: else who fills the map runs on unseen in a nested one. */
+static __always_inline struct pf_sandbox *current_sandbox(struct pf_control *c, struct pf_process *process) {
   u64 id = process ? process->sandbox_id : bpf_get_current_cgroup_id();
-  return bpf_map_lookup_elem(MAP(sandboxes), &id);
+  struct pf_sandbox *sandbox = bpf_map_lookup_elem(MAP(sandboxes), &id);
+  if (sandbox) return sandbox;
+  if (process) return 0;
+  if (!c->untracked) return 0;
+  for (int level = 1; level < PF_DEPTH_MAX; level++) {
+    id = ancestor_id(level);
+    if (!id) break;
+    sandbox = bpf_map_lookup_elem(MAP(sandboxes), &id);
+    if (sandbox) return sandbox;
+  }
+  return 0;
 }
 
 static __always_inline struct pf_process *process_of(u32 tgid) {
@@ -139,7 +150,8 @@ static __always_inline void fill_header(struct pf_header *h, u16 type, u32 size,
  *
  * The budget bounds what a sandbox has in the ring and nobody has read. `mark` is a ring position:
  * once the reader has passed it, everything counted in bytes_before is gone from the ring, and
- * bytes_since takes its place. The sum never understates what is outstanding. */
+ * bytes_since takes its place. Two CPUs that do so at once may forget one round's bytes: the bound is then
+ * twice the budget for that round. */
 static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox, void *record, u64 size,
                                 int priority) {
   u64 consumer = bpf_ringbuf_query(MAP(events), BPF_RB_CONS_POS);

@@ -8,6 +8,7 @@ struct pf_control {
   u32 protected_port;      /* TCP port on loopback that sandboxes may not reach; 0: none */
   u64 budget_bytes;        /* outstanding ring bytes that one sandbox may hold */
   u64 repeat_flush_ns;     /* a repeat's count is sent this often while it goes on */
+  u64 untracked;           /* processes that found no room in the map: whoever has no entry is looked for by its cgroups */
 };
 
 struct pf_class {

@@ -215,6 +215,10 @@ def info(descriptor: int, size: int = 256) -> bytes:
     return buffer.raw[: length.value]
 
 
+def map_value_size(descriptor: int) -> int:
+    return int.from_bytes(info(descriptor)[12:16], sys.byteorder)
+
+
 def map_entries(descriptor: int) -> int:
     """struct bpf_map_info: type, id, key_size, value_size, max_entries, …"""
     return int.from_bytes(info(descriptor)[16:20], sys.byteorder)

@@ -93,6 +93,11 @@ class Handle:
         path = base / "control"
         if path.exists():
             self.descriptor = libbpf.get(path)
+            if libbpf.map_value_size(self.descriptor) != maps.CONTROL.value:
+                raise HostError(
+                    f"{path} is of another version of pinfold, and what it enforces cannot be taken over: "
+                    f"stop that one, then rm -r {base}"
+                )
         else:
             self.descriptor = maps.create("control", maps.CONTROL)
             libbpf.pin(self.descriptor, path)

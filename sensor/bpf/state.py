@@ -6,17 +6,18 @@ from struct import Struct as PackedStruct
 
 from msgspec import Struct
 
-_PF_CONTROL = PackedStruct("<QIIQQ")
+_PF_CONTROL = PackedStruct("<QIIQQQ")
 
 
 class Control(Struct, frozen=True, gc=False):
-    """A `struct pf_control`: 32 bytes. Arrays are bytes."""
+    """A `struct pf_control`: 40 bytes. Arrays are bytes."""
 
     active_generation: int = 0
     armed: int = 0
     protected_port: int = 0
     budget_bytes: int = 0
     repeat_flush_ns: int = 0
+    untracked: int = 0
 
     def pack(self) -> bytes:
         return _PF_CONTROL.pack(
@@ -25,6 +26,7 @@ class Control(Struct, frozen=True, gc=False):
             self.protected_port,
             self.budget_bytes,
             self.repeat_flush_ns,
+            self.untracked,
         )
 
     @staticmethod
@@ -345,7 +347,7 @@ class Stamp(Struct, frozen=True, gc=False):
 
 
 SIZES = {
-    "pf_control": 32,
+    "pf_control": 40,
     "pf_class": 16,
     "pf_sandbox": 184,
     "pf_process": 32,

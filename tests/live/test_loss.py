@@ -141,3 +141,39 @@ def test_losses_of_an_ended_sandbox_stay_counted(small: Running) -> None:
     with small.sandbox() as sandbox, unread(small):
         fill(sandbox)
     small.until(lambda: small.metrics()[name] > before, "its losses, after its end")
+
+
+NESTED = """
+import os, signal, sys, time
+nested = os.path.join(sys.argv[1], 'nested')
+os.mkdir(nested)
+open(nested + '/cgroup.procs', 'w').write('0')
+children = []
+for _ in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    children.append(child)
+last = os.fork()
+if last == 0:
+    try:
+        os.open('/dev/fuse', os.O_RDWR)
+    except OSError as error:
+        os.write(1, b'%d' % error.errno)
+    os.execv('/bin/true', ['/bin/true', 'behind-a-full-map'])
+os.waitpid(last, 0)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_full_process_map_hides_nobody(rule_cache: str) -> None:
+    """A sandbox that fills the map of processes, and then acts from a cgroup of its own making."""
+    options = "limits: {{processes: 64}}\n"
+    with Running(options, cache=rule_cache) as sensor, sensor.sandbox(f"refuse-{secrets.token_hex(4)}") as sandbox:
+        done = sandbox.python(NESTED, str(sandbox.path), "200")
+        assert done.stdout == b"%d" % errno.EPERM, done.stderr
+        sensor.wait(sandbox, category="process_creation", CommandLine="/bin/true behind-a-full-map")
+        sensor.until(lambda: state(sensor, sandbox)["lost"], "what had no entry is counted")

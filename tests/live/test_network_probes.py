@@ -197,3 +197,27 @@ def test_connects_outside_every_sandbox_are_not_told(sensor: Running, sandbox: S
         )
     sensor.settled(sandbox)
     assert not [line for line in sensor.lines() if line.get("DestinationPort") == port]
+
+
+def test_repeats_of_a_sandbox_that_ended_are_told(sensor: Running) -> None:
+    """It connects many times, exits and is removed, all within the second after which counts are sent."""
+    code = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(50):
+    s.sendto(b'x', ('127.0.0.6', 4444))
+u = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+for _ in range(50):
+    try:
+        u.connect('/nobody-listens')
+    except OSError:
+        pass
+"""
+    with sensor.sandbox() as sandbox:
+        sandbox.python(code)
+
+    def total(**wanted: object) -> int:
+        return sum(int(line["Count"]) for line in sensor.of(sandbox, category="network_connection", **wanted))
+
+    sensor.until(lambda: total(DestinationPort=4444) == 50, "all attempts in counts")
+    sensor.until(lambda: total(DestinationPath="/nobody-listens") == 50, "those to unix sockets too")

@@ -22,20 +22,26 @@ from tests.live.names import unique
 from tests.packaging.test_unit import SETTINGS
 from tests.packaging.tools import tool
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 END_SECONDS = 60.0
 SEEN_SECONDS = 15.0
 
-# Runs in a mount namespace of its own, with what it is given as WRITABLE READ_ONLY -- COMMAND…
+# Runs in a mount namespace of its own, with what it is given as WRITABLE READ_ONLY KEPT -- COMMAND…
+# KEPT is the program itself, which a checkout below /tmp must not lose; a host has it in /opt.
 # PrivateTmp= gives a /tmp and a /var/tmp of its own. ProtectSystem=strict leaves /dev, /proc and /sys as
 # they are, but for ReadOnlyPaths=. MDWE is inherited over fork and exec (linux/prctl.h: PR_SET_MDWE 65,
 # PR_MDWE_REFUSE_EXEC_GAIN 1; since 6.3).
 LAUNCH = """
 import ctypes, os, subprocess, sys
-writable, read_only, command = sys.argv[1].split(), sys.argv[2].split(), sys.argv[4:]
+writable, read_only, kept, command = *(word.split() for word in sys.argv[1:4]), sys.argv[5:]
 def below(path, places):
     return any(path == place or path.startswith(place + "/") for place in places)
+held = {path: os.open(path, os.O_PATH) for path in kept if below(path, ["/tmp", "/var/tmp"])}
 for place in ["/tmp", "/var/tmp"]:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+for path, descriptor in held.items():
+    os.makedirs(path, exist_ok=True)
+    subprocess.run(["mount", "--rbind", f"/proc/{os.getpid()}/fd/{descriptor}", path], check=True)
 for place in writable:
     subprocess.run(["mount", "--rbind", place, place], check=True)
 for line in list(open("/proc/self/mountinfo")):
@@ -60,7 +66,8 @@ def hardened(folder: Path) -> list[str]:
     capabilities = ",".join("+" + name.removeprefix("CAP_").lower() for name in words("CapabilityBoundingSet"))
     return [
         "unshare", "--mount", "--propagation", "private", sys.executable, "-c", LAUNCH,
-        " ".join([*words("ReadWritePaths"), str(folder)]), " ".join(words("ReadOnlyPaths")), "--",
+        " ".join([*words("ReadWritePaths"), str(folder)]), " ".join(words("ReadOnlyPaths")),
+        f"{CHECKOUT} {sys.prefix}", "--",
         "setpriv", f"--bounding-set=-all,{capabilities}", "--inh-caps=-all", "--no-new-privs", "--",
     ]  # fmt: skip
 

@@ -63,6 +63,7 @@ class Daemon:
         self._reload_asked = False
         self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
+        self._next_refusal = 0
         self._gaps = 0
 
     # Starting.
@@ -98,6 +99,9 @@ class Daemon:
         self._reports.started()
         self._reports.rules_loaded(len(ruleset.refused))
         self._tick()
+        if all(pattern.path == f"{config.instance}/*" for pattern in config.sandboxes):
+            file = self._file or "the configuration"
+            say(f"only what `pinfold sandbox run` starts is watched: {file} names no cgroups, see its key sandboxes")
         process.go_first()
         gc.collect()
         process.give_back_memory()
@@ -316,10 +320,19 @@ class Daemon:
         return sandbox.path if sandbox is not None and not sandbox.ended_ns else None
 
     def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
-        process = self._enricher.processes.get(tgid)
-        if process is not None and process.sandbox_id:
-            return True
-        return self._enricher.sandboxes.outermost(cgroup_path) is not None
+        known = self._enricher.processes.get(tgid)
+        inside = known is not None and known.sandbox_id != 0
+        inside = inside or self._enricher.sandboxes.outermost(cgroup_path) is not None
+        if inside:
+            self._peer_refused(tgid, cgroup_path)
+        return inside
+
+    def _peer_refused(self, tgid: int, cgroup_path: str) -> None:
+        """Nobody inside a sandbox has business here. Told once a second: who is refused may come again and again."""
+        if time.monotonic_ns() >= self._next_refusal:
+            self._next_refusal = time.monotonic_ns() + TICK_NS
+            text = "critical: a process of a sandbox asked the sensor's own sockets, and was refused"
+            self._log.add_notice(text, ProcessId=tgid, cgroup=cgroup_path)
 
     # Ending.
 

@@ -36,12 +36,16 @@ import ctypes, os, subprocess, sys
 writable, read_only, kept, command = *(word.split() for word in sys.argv[1:4]), sys.argv[5:]
 def below(path, places):
     return any(path == place or path.startswith(place + "/") for place in places)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 held = {path: os.open(path, os.O_PATH) for path in kept if below(path, ["/tmp", "/var/tmp"])}
 for place in ["/tmp", "/var/tmp"]:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
 for path, descriptor in held.items():
     os.makedirs(path, exist_ok=True)
-    subprocess.run(["mount", "--rbind", f"/proc/{os.getpid()}/fd/{descriptor}", path], check=True)
+    # MS_BIND | MS_REC. mount(8) would follow the link to a name, which now names the empty folder.
+    if libc.mount(f"/proc/self/fd/{descriptor}".encode(), path.encode(), None, 4096 | 16384, None):
+        raise OSError(ctypes.get_errno(), path)
 for place in writable:
     subprocess.run(["mount", "--rbind", place, place], check=True)
 for line in list(open("/proc/self/mountinfo")):
@@ -50,7 +54,7 @@ for line in list(open("/proc/self/mountinfo")):
     if left or below(path, [*writable, "/tmp", "/var/tmp"]):
         continue
     subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
-if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
+if libc.prctl(65, 1, 0, 0, 0):
     raise OSError(ctypes.get_errno(), "PR_SET_MDWE")
 os.execvp(command[0], command)
 """

@@ -33,7 +33,7 @@ def test_this_host_is_told_in_80_columns_and_in_json(
     assert max(map(cell_len, lines[: lines.index("")] if "" in lines else lines)) <= 80
     assert main(["doctor", "--config", config, "-o", "json"]) == status
     found = {check["name"]: check for check in orjson.loads(capsys.readouterr().out)}
-    for name in ("BTF", "root", "cgroup2", "bpffs", "tracefs", "bcc", "disk space", "others' device programs"):
+    for name in ("BTF", "root", "cgroup2", "bpffs", "tracefs", "bcc", "disk space", "device programs"):
         assert found[name]["state"] in ("supported", "unsupported", "inconclusive")
     missing = [check for check in found.values() if check["required"] and check["state"] == "unsupported"]
     assert status == bool(missing)

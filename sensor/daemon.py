@@ -64,7 +64,6 @@ class Daemon:
         self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
         self._next_refusal = 0
-        self._gaps = 0
 
     # Starting.
 
@@ -110,7 +109,7 @@ class Daemon:
         gc.set_threshold(50_000, 20, 100)
 
     def _own_pids(self) -> tuple[int, ...]:
-        """The api, and whatever started us: a terminal's shell is killed with less regret than the CLI."""
+        """The api, and whatever started us: the CLI with its live view, or systemd."""
         return os.getppid(), self._link.pid
 
     def _journal(self, response: Response) -> None:

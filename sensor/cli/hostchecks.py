@@ -111,7 +111,7 @@ def _space(config: Config) -> Check:
 
 
 def _device_programs() -> Check:
-    """Container runtimes and systemd attach their own beside ours; each may refuse a device before ours is asked."""
+    """Container runtimes and systemd attach their own beside ours; each may refuse a device first."""
     name, lost = "device programs", "nothing: PriorVerdict shows their refusals where the kernel tells"
     try:
         from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount  # noqa: PLC0415
@@ -120,7 +120,9 @@ def _device_programs() -> Check:
     except (PinfoldError, OSError) as why:
         return Check(name, "inconclusive", str(why), lost, "run it with sudo")
     examples = f", as {found[0]}" if found else ""
-    return Check(name, "supported", f"in {len(found)} of {asked} cgroups, pinfold's own counted too{examples}", lost, "")
+    return Check(
+        name, "supported", f"in {len(found)} of {asked} cgroups, pinfold's own counted too{examples}", lost, ""
+    )
 
 
 def _with_device_programs(mount: str) -> tuple[list[str], int]:

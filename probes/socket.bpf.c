@@ -2,9 +2,9 @@
  * way like any other path, the address is the kernel's own copy, and a 0 returned here is EPERM. */
 
 /* The stamps stand in an array, by the low bits of the socket's cookie, with the whole cookie to tell whose
- * it is. Measured for one socket: per-socket storage 1.2 us to make and free, which is a tenth of a whole
- * connect; an LRU hash 0.4 us; this, 0.02 us. What it gives up: once PF_STAMPS newer sockets have got
- * cookies a stamp may be gone, and the socket then counts as its user's. */
+ * it is. A repeated connect of 12.8 us, measured with all hooks, took 1.5 us more with per-socket storage, 1.0
+ * with an LRU hash, 0.4 with this. What it gives up: once PF_STAMPS newer sockets have got cookies a stamp may
+ * be gone, and the socket then counts as its user's. */
 #define PF_STAMPS 65536
 
 static __always_inline struct pf_stamp *stamp_at(u64 cookie) {

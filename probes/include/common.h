@@ -173,7 +173,7 @@ static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox
     }
   }
   u64 flags = BPF_RB_NO_WAKEUP;
-  /* A wake-up costs three times what the record does. A reader that was woken a moment ago is awake
+  /* A wake-up costs more than twice what the longest record does (exec: 12.4 us with it, 3.5 without). A reader that was woken a moment ago is awake
    * still, and looks again within a millisecond. */
   if (priority == PF_PRIORITY_URGENT) {
     u32 zero = 0;
@@ -193,8 +193,8 @@ static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox
   return 0;
 }
 
-/* One more of what was sent already. Reading the clock costs more than all the rest of it, so that is
- * done once a tick (1 to 10 ms); the counter of ticks is a plain load. Returns the time when the count
+/* One more of what was sent already. The clock is read once a tick (1 to 10 ms); the counter of ticks is
+ * a plain load. Returns the time when the count
  * is due to be sent, else 0. */
 static __always_inline u64 count_repeat(struct pf_control *c, struct pf_repeat *r) {
   u64 tick = bpf_jiffies64();

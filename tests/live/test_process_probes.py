@@ -186,13 +186,24 @@ def test_process_that_enters_by_clone_into_cgroup(sensor: Running, sandbox: Sand
 
 
 def test_pid_reuse_is_told_apart(sensor: Running, sandbox: Sandbox) -> None:
-    """In a pid namespace of few pids, numbers come again; tgids here are the initial namespace's, so what is
-    reused is found by its guid in any case."""
-    for index in range(50):
-        sandbox.run("/bin/true", f"run-{index}")
+    """The same number twice: what each was and how it ended stays its own."""
+    last = Path("/proc/sys/kernel/ns_last_pid")  # the next fork gets the number behind it, if it is free
+    first = sandbox.start("/bin/sh", "-c", "exit 3", "first")
+    first.wait()
+    for attempt in range(200):
+        last.write_text(str(first.pid - 1))
+        second = sandbox.start("/bin/sh", "-c", "exit 4", f"second-{attempt}")
+        second.wait()
+        if second.pid == first.pid:
+            break
+    assert second.pid == first.pid, "the number never came again"
     sensor.settled(sandbox)
-    lines = sensor.of(sandbox, category="process_creation", Image="/usr/bin/true")
-    assert len({line["ProcessGuid"] for line in lines}) == len(lines)
+    born = sensor.of(sandbox, category="process_creation", ProcessId=first.pid)
+    ended = sensor.of(sandbox, category="process_termination", ProcessId=first.pid)
+    assert [line["CommandLine"].rsplit(" ", 1)[1] for line in born] == ["first", f"second-{attempt}"]
+    assert [line["ExitCode"] for line in ended] == [3, 4]
+    assert [line["ProcessGuid"] for line in born] == [line["ProcessGuid"] for line in ended]
+    assert len({line["ProcessGuid"] for line in born}) == 2
 
 
 def test_what_is_outside_every_sandbox_is_not_told(sensor: Running, sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sensor.bpf import libbpf
+from sensor.bpf.libbpf import AttachType, ProgType
 from tests.live.names import unique
 from tests.live.running import Running, Sandbox
 
@@ -87,6 +90,25 @@ def test_enforce_mode_refuses_what_is_not_granted(sensor: Running, nodes: dict[s
             assert line["Verdict"] == "refused"
         detections = sensor.wait(sandbox, kind="detection", DeviceClass="nvidia")
         assert detections
+
+
+def test_what_another_program_refused_before_is_told(sensor: Running, sandbox: Sandbox, nodes: dict[str, str]) -> None:
+    """As a container runtime's own device program does: on the sandbox's cgroup, so it is asked before ours."""
+    refuse = (ctypes.c_uint64 * 2)(0xB7, 0x95)  # r0 = 0; exit
+    program = libbpf._lib.bpf_prog_load(
+        int(ProgType.CGROUP_DEVICE), b"refuses", b"GPL", refuse, ctypes.c_size_t(2), None
+    )
+    assert program >= 0
+    cgroup = os.open(sandbox.path, os.O_RDONLY)
+    link = libbpf.link_cgroup(program, cgroup, AttachType.DEVICE)
+    try:
+        done = sandbox.python(OPEN, nodes["tun"])
+    finally:
+        for descriptor in (link, cgroup, program):
+            os.close(descriptor)
+    assert done.stdout.decode().split() == [str(errno.EPERM)], done.stderr
+    (line,) = sensor.wait(sandbox, category="device_access", DeviceMajor=10, DeviceMinor=200)
+    assert (line["PriorVerdict"], line["Verdict"]) == ("refused", "would_refuse")
 
 
 def test_mknod_is_refused_too(sensor: Running) -> None:

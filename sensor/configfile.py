@@ -175,6 +175,8 @@ def _compose(text: str) -> yaml.Node | None:
                 raise _Unreadable(_line(event.start_mark), f"at most {MAX_DEPTH} levels", "more")
         node: yaml.Node | None = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as why:
+        if "nesting depth" in (why.problem or ""):  # newer libyaml has a bound of its own, met before our events
+            raise _Unreadable(_line(why.problem_mark), f"at most {MAX_DEPTH} levels", "more") from why
         raise _Unreadable(_line(why.problem_mark or why.context_mark), "YAML", _one_line(why.problem)) from why
     except yaml.YAMLError as why:
         raise _Unreadable(1, "YAML", _one_line(str(why))) from why

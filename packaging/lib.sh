@@ -8,7 +8,9 @@ PINFOLD_PYTHON=/usr/bin/python3 # Debian's own: the one for which python3-bpfcc 
 
 PACKAGES_RUN=(python3 python3-bpfcc libbpf1 python3-venv ca-certificates)
 PACKAGES_DEMO=(openssh-server openssh-client gcc libc6-dev iproute2 util-linux curl git)
-PACKAGES_TEST=(prometheus systemd shellcheck strace)
+# What the live tests' peers are: real programs, on namespaces without a way out.
+PACKAGES_PEERS=(dropbear-bin autossh socat ncat stunnel4 iodine wireguard-go wireguard-tools make openssl nftables)
+PACKAGES_TEST=(prometheus systemd shellcheck strace "${PACKAGES_PEERS[@]}")
 
 say() { printf 'pinfold: %s\n' "$*" >&2; }
 die() {
@@ -83,7 +85,7 @@ install_packages() {
     install --no-install-recommends "${missing[@]}" </dev/null >&2 ||
     die "apt-get could not install ${missing[*]}: see its messages above"
   # The policy keeps a service from starting now; left enabled, it would start at the next boot.
-  for unit in ssh:openssh-server prometheus:prometheus; do
+  for unit in ssh:openssh-server prometheus:prometheus iodined:iodine stunnel4:stunnel4; do
     case " ${missing[*]} " in *" ${unit#*:} "*) disable_service "${unit%:*}" ;; esac
   done
 }

@@ -148,7 +148,7 @@ int on_cgroup_attach_task(struct bpf_raw_tracepoint_args *ctx) {
   if (process)
     e.header.flags |= PF_FLAG_MIGRATED;
   else
-    enter(c, tgid, sandbox, e.start_ns, e.header.time_ns);
+    enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, e.header.time_ns);
   send(c, sandbox, &e, sizeof(e), PF_PRIORITY_URGENT);
   return 0;
 }

@@ -131,6 +131,42 @@ static __always_inline void read_file(struct pf_exec *e, void *file, void *dentr
   if (mode & 06000) e->file_flags |= PF_FILE_SETID;
 }
 
+/* What a standard stream is: taken at the exec, when those marked close-on-exec are gone and nobody can yet swap one. */
+static __always_inline u8 stream(void *fds, u32 number, u64 *inode_number) {
+  void *file = 0, *inode = 0;
+  u16 mode = 0;
+  u32 device = 0;
+  read_kernel(&file, sizeof(file), fds + number * sizeof(file));
+  if (!file) return PF_STREAM_NONE;
+  READ(inode, file, file, f_inode);
+  READ(mode, inode, inode, i_mode);
+  READ(*inode_number, inode, inode, i_ino);
+  mode &= 0170000;
+  if (mode == 0140000) return PF_STREAM_SOCKET;
+  if (mode == 0010000) return PF_STREAM_PIPE;
+  if (mode == 0100000) return PF_STREAM_FILE;
+  if (mode != 0020000) return PF_STREAM_OTHER;
+  READ(device, inode, inode, i_rdev); /* major << 20 | minor */
+  u32 major = device >> 20;
+  if (device == (1 << 20 | 3)) return PF_STREAM_NULL;
+  if (major == 136) { /* UNIX98_PTY_SLAVE_MAJOR, whose minor is the number in /dev/pts */
+    *inode_number = device & 0xfffff;
+    return PF_STREAM_PTY;
+  }
+  return major == 4 || major == 5 ? PF_STREAM_TTY : PF_STREAM_DEVICE;
+}
+
+static __always_inline void read_streams(struct pf_exec *e, void *task) {
+  void *files = 0, *table = 0, *fds = 0;
+  READ(files, task, task_struct, files);
+  READ(table, files, files_struct, fdt);
+  READ(fds, table, fdtable, fd);
+  if (!fds) return;
+  e->stdin_kind = stream(fds, 0, &e->stdin_inode);
+  e->stdout_kind = stream(fds, 1, &e->stdout_inode);
+  e->stderr_kind = stream(fds, 2, &e->stderr_inode);
+}
+
 /* exec has copied argv into the new program's stack; nobody can swap it before this runs. The pages
  * were written a moment ago, so reading them does not fault. Exactly arg_start to arg_end: a byte
  * more would be the environment's. */
@@ -182,6 +218,7 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   read_kernel(&dentry, sizeof(dentry), file + PF_AT_file__f_path + PF_AT_path__dentry);
   read_kernel(&mnt, sizeof(mnt), file + PF_AT_file__f_path + PF_AT_path__mnt);
   read_file(e, file, dentry);
+  read_streams(e, task);
 
   e->argv_len = read_argv(s, task);
   s->at = e->argv_len;
@@ -207,6 +244,7 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   if (!sandbox) return 0;
   if (process) {
     process->exec_id = bpf_ktime_get_ns();
+    process->family = process->exec_id;
     process->repeats = 0;
   }
   u32 slot = 0;
@@ -224,8 +262,10 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
   return 0;
 }
 
-static __always_inline void enter(struct pf_control *c, u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now) {
+static __always_inline void enter(struct pf_control *c, u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now,
+                                  u64 family) {
   struct pf_process entry = {};
+  entry.family = family;
   entry.sandbox_id = sandbox->id;
   entry.exec_id = now;
   entry.start_ns = start_ns;
@@ -270,7 +310,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   e.parent_exec_id = e.header.exec_id;
   e.parent_sandbox_id = process ? process->sandbox_id : 0;
   e.parent_tgid = parent_tgid;
-  enter(c, tgid, sandbox, e.start_ns, e.header.time_ns);
+  enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, process ? process->family : e.header.time_ns);
   e.header.tgid = tgid;
   e.header.tid = tid;
   e.header.cgroup_id = there;

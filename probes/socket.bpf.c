@@ -29,19 +29,10 @@ int on_sock_create(struct bpf_sock *ctx) {
   stamp->cookie = 0; /* whoever reads it half written must not take it for its own */
   stamp->sandbox_id = owner;
   stamp->exec_id = process ? process->exec_id : 0;
+  stamp->family = process ? process->family : 0;
   stamp->tgid = tgid;
   stamp->cookie = cookie;
   return 1;
-}
-
-/* Whether an address is this host talking to itself: 127/8, ::1, the unspecified addresses, which
- * Linux takes for loopback, and their mapped forms. */
-static __always_inline int is_local(struct pf_connect *e) {
-  if (e->family == 2) return e->address[0] == 127 || *(u32 *)e->address == 0;
-  u32 *word = (u32 *)e->address;
-  if (word[0] | word[1]) return 0;
-  if (word[2] == 0) return word[3] == 0 || word[3] == bpf_htonl(1);
-  return word[2] == bpf_htonl(0xffff) && (e->address[12] == 127 || word[3] == 0);
 }
 
 static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_sandbox *sandbox,
@@ -78,12 +69,28 @@ static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_s
   return 0;
 }
 
-static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e) {
-  if (c->protected_port && e->protocol == 6 && e->port == c->protected_port && is_local(e)) {
+/* `owner`: the sandbox that made the socket, else the one that uses it. */
+static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e, u64 owner) {
+  if (c->protected_port && e->protocol == 6 && e->port == c->protected_port && is_local(e->family, e->address)) {
     e->verdict = PF_VERDICT_PROTECTED;
     return 0;
   }
-  return 1;
+  if (!c->egress_any) return 1;
+  struct pf_sandbox *sandbox = sandbox_by_id(owner);
+  if (!sandbox) return 1;
+  struct pf_class *policy = class_of(sandbox);
+  if (!policy || egress_allows(policy, sandbox, e->family, e->address, e->port, e->protocol)) return 1;
+  if (policy->egress_names && bpf_ktime_get_ns() - sandbox->dns_ns < PF_NAME_GRACE_NS) return 1;
+  int enforce = c->armed && policy->enforce;
+  e->verdict = enforce ? PF_VERDICT_EGRESS : PF_VERDICT_WOULD_EGRESS;
+  return !enforce;
+}
+
+/* Whether data came in first, after a pause, on a flow of this program image a moment ago: what it dials now may
+ * be a relay's other half, which is never just counted. */
+static __always_inline int just_inverted(struct pf_control *c, u64 family) {
+  u64 *at = family ? bpf_map_lookup_elem(MAP(inverted), &family) : 0;
+  return at && bpf_ktime_get_ns() - *at < c->inversion_ns;
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unconnected) {
@@ -121,7 +128,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
     address[2] = ctx->user_ip6[2];
     address[3] = ctx->user_ip6[3];
   }
-  int allow = decide_connect(c, &e);
+  int allow = decide_connect(c, &e, owner);
 
   struct pf_repeat_key key = {};
   key.exec_id = process ? process->exec_id : 0;
@@ -131,7 +138,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   key.bits = e.verdict | (family == 2 ? PF_KEY_IPV4 : 0) | (unconnected ? PF_KEY_UNCONNECTED : 0);
   __builtin_memcpy(key.address, e.address, 16);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
-  if (r) {
+  if (r && !(process && just_inverted(c, process->family))) {
     u64 due = count_repeat(c, r);
     if (!due) return allow;
     sandbox = sandbox_by_id(r->sandbox_id);
@@ -156,7 +163,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   e.uid = bpf_get_current_uid_gid();
   if (send(c, sandbox, &e, sizeof(e), PF_PRIORITY_URGENT)) return allow && !must_refuse_unrecorded(c, sandbox);
   /* Unbounded, one process with many destinations would fill the map for all. */
-  if (!process || process->repeats >= PF_REPEATS_PER_PROCESS) return allow;
+  if (r || !process || process->repeats >= PF_REPEATS_PER_PROCESS) return allow;
   process->repeats += 1;
   struct pf_repeat fresh = {};
   fresh.sent_ns = now;
@@ -234,7 +241,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   if (length > 108) length = 108;
   read_kernel(key.target, length, address + 2);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &key);
-  if (r) {
+  if (r && !(process && just_inverted(c, process->family))) {
     u64 due = count_repeat(c, r);
     if (due) send_repeat_unix(c, sandbox, &key, r, due);
     return 1;
@@ -250,7 +257,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   record.e.target_len = key.length;
   __builtin_memcpy(record.target, key.target, 112);
   if (send(c, sandbox, &record, sizeof(record), PF_PRIORITY_URGENT)) return !must_refuse_unrecorded(c, sandbox);
-  if (!process || process->repeats >= PF_REPEATS_PER_PROCESS) return 1;
+  if (r || !process || process->repeats >= PF_REPEATS_PER_PROCESS) return 1;
   process->repeats += 1;
   struct pf_repeat fresh = {};
   fresh.sent_ns = now;

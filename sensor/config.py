@@ -15,7 +15,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sensor import configfile
+from sensor.configdetect import DetectSettings
 from sensor.configfile import KeyPath, Problem, found
+from sensor.confignetwork import DeniedProtocol, Dns, Egress, Flows, dns_problems, egress_problems, flow_problems
+from sensor.errors import HostError
 
 DeviceClassName = Literal[
     "nvidia", "amd", "drm", "accel", "kvm", "tun", "fuse", "memory", "block", "vfio", "infiniband", "other"
@@ -39,6 +42,8 @@ class SandboxClass(Struct, frozen=True, forbid_unknown_fields=True):
     granted_devices: tuple[DeviceClassName, ...] = ("fuse", "other")
     when_unrecorded: Literal["refuse", "allow"] = "refuse"
     responses: Responses = Responses()
+    egress: Egress = Egress()
+    denied_protocols: tuple[DeniedProtocol, ...] = ()
 
 
 class SandboxPattern(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +99,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ring: Ring = Ring()
     limits: Limits = Limits()
     rules: Rules = Rules()
+    dns: Dns = Dns()
+    flows: Flows = Flows()
+    detect: DetectSettings = DetectSettings()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -126,6 +134,15 @@ def rule_paths(config: Config) -> tuple[str, ...]:
     return config.rules.paths or (shipped,)
 
 
+def refuse_fixed(now: Config, wanted: Config) -> None:
+    """Raises HostError for a change that a reload cannot make: sizes of maps, names of pins, places."""
+    for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log", "dns", "detect"):
+        if getattr(now, name) != getattr(wanted, name):
+            raise HostError(f"{name}: a change needs a restart of the sensor")
+    if now.flows.table != wanted.flows.table:
+        raise HostError("flows.table: a change needs a restart of the sensor")
+
+
 def problems(config: Config) -> Iterator[Problem]:
     """What types cannot say. The paths are those of the file's keys."""
     if not re.fullmatch(r"[a-z0-9-]{1,32}", config.instance):
@@ -137,14 +154,17 @@ def problems(config: Config) -> Iterator[Problem]:
         yield from _pattern_problems(config, index, pattern)
     yield from _size_problems(config)
     yield from _path_problems(config)
+    yield from dns_problems(config.dns)
+    yield from flow_problems(config.flows)
     if (expected := _listen_problem(config.metrics.listen)) is not None:
         yield Problem(("metrics", "listen"), expected, found(config.metrics.listen))
 
 
 def _class_problems(config: Config) -> Iterator[Problem]:
-    for name in config.classes:
+    for name, settings in config.classes.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
             yield Problem(("classes", name), "a name of 1 to 32 letters, digits, _ and -", found(name))
+        yield from egress_problems(("classes", name, "egress"), settings.egress)
 
 
 def _pattern_problems(config: Config, index: int, pattern: SandboxPattern) -> Iterator[Problem]:

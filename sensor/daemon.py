@@ -18,9 +18,9 @@ from sensor import process
 from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
-from sensor.config import Config, complete, load, rule_paths
+from sensor.config import Config, complete, load, refuse_fixed, rule_paths
 from sensor.control.link import CoreLink
-from sensor.control.listeners import Listener, listen, protected_ports
+from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 from sensor.errors import HostError, PinfoldError
@@ -29,6 +29,7 @@ from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
 from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
+from sensor.network import Network
 from sensor.notify import Notifier
 from sensor.pipeline import Pipeline
 from sensor.reports import Reports
@@ -46,7 +47,7 @@ DRAIN_NS = 50_000_000  # then other duties get their turn
 AWAKE_NS = 30_000_000
 BUSY_S, IDLE_S = 0.001, 0.1
 TICK_NS = 1_000_000_000
-API_GONE_S = 2.0
+PULSE_NS = 50_000_000
 
 
 def say(text: str) -> None:
@@ -63,6 +64,7 @@ class Daemon:
         self._reload_asked = False
         self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
+        self._next_pulse = 0
         self._next_refusal = 0
 
     # Starting.
@@ -78,7 +80,7 @@ class Daemon:
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
         rules = Loading(rule_paths(config), config.paths.cache, config.rules.keep_going)
-        listeners = _listen(config)
+        listeners = listen_when_free(config)
         self._link = self._spawn_api(listeners)
         self._kernel = Kernel(config, mount)
         self._arming = Arming(config.paths.state)
@@ -88,7 +90,12 @@ class Daemon:
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
         responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
         ruleset = rules.result()
-        self._pipeline = Pipeline(enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched)
+        self._network = Network(
+            config, self._kernel.tables, enricher, self._metrics, self._folder, self._kernel.is_gpu, log.add_notice
+        )
+        self._pipeline = Pipeline(
+            enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched, self._network
+        )
         self._enricher, self._log, self._responder = enricher, log, responder
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
         self._pipeline.close_intents(recovery)
@@ -193,6 +200,8 @@ class Daemon:
                 self._responder.settle()
                 self._log.flush()
             self._notifier.feed()
+            if self._pipeline.busy and time.monotonic_ns() >= self._next_pulse:
+                self._pulse()
             if time.monotonic_ns() >= self._next_tick:
                 self._tick()
             if self._reload_asked or self._reloading is not None:
@@ -203,6 +212,8 @@ class Daemon:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
+        if self._pipeline.busy and time.monotonic_ns() >= awake_until:
+            return PULSE_NS / 1e9
         return BUSY_S if time.monotonic_ns() < awake_until else IDLE_S
 
     def _signalled(self, number: int, _frame: object) -> None:
@@ -231,9 +242,18 @@ class Daemon:
             if time.monotonic_ns() >= until:
                 return total
 
+    def _pulse(self) -> None:
+        """What detectors, held first bytes and children of ours wait for."""
+        now = time.monotonic_ns()
+        self._next_pulse = now + PULSE_NS
+        self._pipeline.tick(now)
+        self._log.flush()
+
     def _tick(self) -> None:
         """Once a second: what nobody waits for."""
         self._next_tick = time.monotonic_ns() + TICK_NS
+        self._pulse()
+        self._network.each_second(time.monotonic_ns())
         kernel = self._kernel
         self._enricher.tick()
         kernel.refresh_devices()
@@ -280,7 +300,7 @@ class Daemon:
             self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 config = load(self._file) if self._file else complete(Config())
-                _refuse_fixed(self._config, config)
+                refuse_fixed(self._config, config)
             except PinfoldError as error:
                 self._reloaded(error)
                 return
@@ -298,6 +318,8 @@ class Daemon:
                 self._reloaded(error)
                 return
             self._config = config
+            self._kernel.apply_flow_settings()
+            self._network.reload(config)
             self._pipeline.engine = engine
             self._responder.policy = Policy(config)
             self._enricher.sandboxes.reconfigure(config)
@@ -317,6 +339,10 @@ class Daemon:
     def _sandbox_path(self, sandbox_id: int) -> str | None:
         sandbox = self._enricher.sandboxes.by_id.get(sandbox_id)
         return sandbox.path if sandbox is not None and not sandbox.ended_ns else None
+
+    def _folder(self, sandbox_id: int) -> str | None:
+        path = self._sandbox_path(sandbox_id)
+        return None if path is None else f"{self._kernel.mount}/{path}"
 
     def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
         known = self._enricher.processes.get(tgid)
@@ -339,32 +365,15 @@ class Daemon:
         self._notifier.send("STOPPING=1")
         self._drain()
         self._link.close()
+        self._network.close()
         self._log.close()
         say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
-
-
-def _listen(config: Config) -> list[Listener]:
-    """After a crash the api of the last run may hold its sockets for a moment, until it has noticed."""
-    until = time.monotonic() + API_GONE_S
-    while True:
-        try:
-            return listen(config)
-        except HostError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 def _id_of_found() -> tuple[int, int]:
     """What is found has no place in a ring. Generation 0 is no ring's, and the time tells one start's
     findings from another's."""
     return 0, time.time_ns()
-
-
-def _refuse_fixed(now: Config, wanted: Config) -> None:
-    for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log"):
-        if getattr(now, name) != getattr(wanted, name):
-            raise HostError(f"{name}: a change needs a restart of the sensor")
 
 
 def main() -> NoReturn:

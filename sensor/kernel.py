@@ -7,17 +7,21 @@ import time
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sensor.bpf import attach, features, libbpf, objects, steps
 from sensor.bpf.maps import Sizes
 from sensor.bpf.objects import Generation, Handle
 from sensor.bpf.ring import Ring
+from sensor.bpf.state import Class
 from sensor.bpf.tables import Tables
-from sensor.config import Config
-from sensor.enrich.devices import device_table
+from sensor.config import GPU_CLASSES, Config
+from sensor.enrich.devices import Classifier, class_name, device_table
 from sensor.errors import HostError, RefusedError
 from sensor.events.layouts import ABI, Cgroup, Type
-from sensor.respond.policy import UNRECORDED_REFUSE, kernel_classes
+from sensor.respond import prefixes
+from sensor.respond.egress import egress_entries
+from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
 
@@ -49,6 +53,8 @@ class Kernel:
         self._patterns: list[tuple[str, int]] = []
         self._plan = steps.compile_patterns([])
         self._devices = ""
+        self._classifier = Classifier([])
+        self._limited = False
 
     @property
     def active(self) -> bool:
@@ -62,9 +68,11 @@ class Kernel:
         plan = steps.compile_patterns(patterns)
         # Nothing is kept of a configuration that is refused up to here.
         self._config, self._patterns, self._plan = config, patterns, plan
-        self.tables.write_classes(
-            (c.index, c.granted, bool(c.mode), c.when_unrecorded == UNRECORDED_REFUSE) for c in classes
-        )
+        # What is denied is in the maps before a class says that it asks there.
+        self.tables.write_automaton(prefixes.automaton())
+        self.tables.write_egress(egress_entries(config))
+        self.tables.write_classes((entry.index, _class_entry(entry)) for entry in classes)
+        self._limited = any(entry.egress for entry in classes)
         self.refresh_devices()
         _make_cgroup(f"{self.mount}/{config.instance}")
         self.tables.write_steps(self._plan)
@@ -79,7 +87,13 @@ class Kernel:
             text = file.read()
         if text != self._devices:
             self._devices = text
-            self.tables.write_devices(device_table(text))
+            table = device_table(text)
+            self.tables.write_devices(table)
+            self._classifier = Classifier(table)
+
+    def is_gpu(self, kind: int, major: int, minor: int) -> bool:
+        """Whether a device number is a GPU's, by the table that was last written."""
+        return class_name(self._classifier.classify(kind, major, minor)) in GPU_CLASSES
 
     def attach(self) -> None:
         attach.attach_tracepoints(self.generation)
@@ -116,12 +130,33 @@ class Kernel:
     def activate(self, protected_port: int, *, armed: bool) -> None:
         """One word switches from the older generation to this one."""
         self.handle.write(
-            active_generation=self.generation.number,
             armed=int(armed),
             protected_port=protected_port,
             budget_bytes=self._config.ring.sandbox_budget_bytes or self._sizes.ring_bytes // 4,
             repeat_flush_ns=REPEAT_FLUSH_NS,
+            **self._flow_settings(),
         )
+        self.handle.write(active_generation=self.generation.number)
+
+    def apply_flow_settings(self) -> None:
+        """After a reload."""
+        self.handle.write(**self._flow_settings())
+
+    def _flow_settings(self) -> dict[str, int]:
+        flows = self._config.flows
+        return {
+            "flow_late_ns": flows.late_seconds * 1_000_000_000,
+            "flow_window_ns": flows.window_seconds * 1_000_000_000,
+            "flow_full": flows.full_per_peer,
+            "flow_sample": flows.sample_one_in,
+            "sample_ns": flows.sample_seconds * 1_000_000_000,
+            "idle_ns": flows.idle_seconds * 1_000_000_000,
+            "pause_ns": flows.pause_ms * 1_000_000,
+            "inversion_ns": flows.after_inversion_ms * 1_000_000,
+            "egress_any": int(self._limited),
+            # Any other number than before: every flow is judged again.
+            "policy": time.monotonic_ns(),
+        }
 
     def retire(self, older: Generation) -> None:
         """Its ring has been read to the end: detach, unpin, close."""
@@ -167,9 +202,21 @@ class Kernel:
 def _sizes(config: Config) -> Sizes:
     limits = config.limits
     sizes = Sizes(config.ring.size_bytes, limits.sandboxes, limits.processes, limits.repeats, limits.watched_cgroups)
+    sizes = replace(sizes, flows=config.flows.table)
     if sizes.ring_bytes & (sizes.ring_bytes - 1):
         raise HostError(f"ring.size_bytes: {sizes.ring_bytes} is no power of two")
     return sizes
+
+
+def _class_entry(entry: KernelClass) -> Class:
+    return Class(
+        enforce=entry.mode,
+        granted_devices=entry.granted,
+        refuse_unrecorded=entry.when_unrecorded == UNRECORDED_REFUSE,
+        denied_protocols=entry.denied_protocols,
+        egress_limited=entry.egress,
+        egress_names=entry.egress_names,
+    )
 
 
 def _make_cgroup(path: str) -> None:

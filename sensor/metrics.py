@@ -37,10 +37,21 @@ LOSS_REASONS: dict[str, tuple[str, ...]] = {
     "api": ("not_read", "unanswered"),
 }
 
-CATEGORIES = ("process_creation", "network_connection", "device_access", "process_termination", "sandbox_change")
+CATEGORIES = (
+    "process_creation", "network_connection", "device_access", "process_termination", "sandbox_change", "network_flow",
+    "network_protocol", "dns_query", "network_listen", "network_behavior",
+)  # fmt: skip
 ACTIONS = ("kill", "kill-sandbox")
 OUTCOMES = ("done", "would", "gone", "never_touch", "failed")
-VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected")
+VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress")
+SOCKETS = ("destroyed", "gone", "unsupported", "failed")
+BEHAVIORS = (
+    "relay", "reverse_shell", "beacon", "mining_session", "fan_out", "idle_tunnel", "tun_flow", "dns_tunnel",
+)  # fmt: skip
+PROTOCOLS = (
+    "ssh", "tls", "quic", "http", "socks", "dns", "stratum", "getblocktemplate", "stratum2", "wireguard", "openvpn",
+    "frp", "bore", "chisel", "wstunnel", "devtunnels", "yamux", "shell",
+)  # fmt: skip
 DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
 REFUSED_PEERS = ("busy", "sandboxed", "unverified")
 STATUSES = ("200", "400", "404", "405", "500", "503")
@@ -117,6 +128,23 @@ METRICS: tuple[Metric, ...] = (
         most=128,
     ),
     Metric("pinfold_connects_total", "counter", "Connects in sandboxes.", ("verdict",), (VERDICTS,)),
+    Metric("pinfold_behaviors_total", "counter", "Behaviours that detectors derived.", ("behavior",), (BEHAVIORS,)),
+    Metric(
+        "pinfold_protocols_total",
+        "counter",
+        "Flows of which the first bytes told the protocol, each direction by itself.",
+        ("protocol",),
+        (PROTOCOLS,),
+    ),
+    Metric(
+        "pinfold_sockets_destroyed_total",
+        "counter",
+        "Sockets of denied flows, by what became of them.",
+        ("outcome",),
+        (SOCKETS,),
+    ),
+    Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
+    Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),
     Metric("pinfold_enforcing", "gauge", "1 while armed, 0 after `pinfold disarm`."),
     Metric("pinfold_log_bytes_total", "counter", "Bytes written to the event log."),
     Metric("pinfold_replayed_events_total", "counter", "Events read again after a restart, told already."),

@@ -10,19 +10,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
+from sensor.detect.world import Inversion
 from sensor.enrich.enricher import WATCHED, Enricher
-from sensor.events.activity import AnyActivity, DeviceAccess, NetworkConnection, SandboxChange
+from sensor.events import layouts
+from sensor.events.activity import (
+    AnyActivity,
+    DeviceAccess,
+    NetworkBehavior,
+    NetworkConnection,
+    NetworkProtocol,
+    SandboxChange,
+)
 from sensor.events.decode import Decoder
 from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
 from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
 from sensor.metrics import Metrics
+from sensor.network import Network
 from sensor.respond.responder import Responder
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import Rule
 
 Watched = Callable[[Cgroup], None]
+_FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
 class Pipeline:
@@ -39,6 +52,7 @@ class Pipeline:
         metrics: Metrics,
         recovery: Recovery,
         watched: Watched,
+        network: Network,
     ) -> None:
         self.decoder = Decoder()
         self.enricher = enricher
@@ -47,6 +61,9 @@ class Pipeline:
         self.responder = responder
         self.metrics = metrics
         self.watched = watched
+        self.network = network
+        self.detectors = network.detectors
+        self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
         self.detections: dict[int, int] = {}  # sandbox id → detections since this start
@@ -75,13 +92,68 @@ class Pipeline:
         if type(record) is Cgroup and record.class_id == WATCHED:
             self.watched(record)
             return
-        activity = self.enricher.apply(record, generation, position)
-        if activity is None:
-            return
-        if generation == self._replay[0] and position <= self._replay[1]:
+        kind = type(record)
+        if kind in _FLOW_RECORDS:
+            for flow_activity in self.enricher.apply_flow(record, generation, position):
+                self._take(flow_activity)
+        elif kind is layouts.Inversion:
+            self._inverted(record, generation, position)
+        else:
+            activity = self.enricher.apply(record, generation, position)
+            if activity is not None:
+                self._take(activity)
+
+    def tick(self, monotonic_ns: int) -> None:
+        """What comes of time and not of a record."""
+        self.network.tick(monotonic_ns)
+        for activity in self.enricher.flows.settle(monotonic_ns):
+            self._take(activity)
+        self._last = (0, 0)
+        self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits for a tick soon."""
+        return self.detectors.busy or self.network.busy or self.enricher.flows.holding
+
+    def _take(self, activity: AnyActivity | SandboxChange) -> None:
+        """What a replay shows again is not told again, but detectors must know it."""
+        self._last = (activity.generation, activity.position)
+        if self._is_replay(activity):
             self.metrics.count("pinfold_replayed_events_total")
-            return
-        self.tell(activity)
+        else:
+            self.tell(activity)
+        self.network.observe(activity)
+        self._derived(self.detectors.observe(activity))
+
+    def _derived(self, behaviors: list[NetworkBehavior]) -> None:
+        for behavior in behaviors:
+            placed = self._placed(behavior)
+            if not self._is_replay(placed):
+                self.tell(placed)
+
+    def _placed(self, behavior: NetworkBehavior) -> NetworkBehavior:
+        """With an id of its own: positions of records are multiples of eight, so seven fit behind each. What has
+        no record, or no room, counts on by time."""
+        generation, position = self._last
+        if behavior.generation != generation or position % 8 == 7:
+            generation, position = 0, max(time.time_ns(), position + 1 if generation == 0 else 0)
+        else:
+            position += 1
+        self._last = (generation, position)
+        return replace(behavior, generation=generation, position=position)
+
+    def _is_replay(self, activity: AnyActivity | SandboxChange) -> bool:
+        return activity.generation == self._replay[0] and activity.position <= self._replay[1]
+
+    def _inverted(self, r: layouts.Inversion, generation: int, position: int) -> None:
+        self._last = (generation, position)
+        utc_ns = self.enricher.utc(r.time_ns)
+        inversion = Inversion(
+            generation, position, utc_ns, r.time_ns, r.sandbox_id, r.cookie, r.idle_ns, r.bytes_out, r.bytes_in,
+            r.packets_out, r.packets_in, r.length, r.inversions,
+        )  # fmt: skip
+        self._derived(self.detectors.inversion(inversion))
 
     def tell(self, activity: AnyActivity | SandboxChange) -> None:
         """Evaluate, respond, log; also for what was found at start."""
@@ -98,6 +170,10 @@ class Pipeline:
         elif type(activity) is DeviceAccess:
             labels = (activity.DeviceClass, activity.Verdict)
             self.metrics.count("pinfold_device_attempts_total", labels, activity.Count)
+        elif type(activity) is NetworkBehavior:
+            self.metrics.count("pinfold_behaviors_total", (activity.Behavior,))
+        elif type(activity) is NetworkProtocol:
+            self.metrics.count("pinfold_protocols_total", (activity.ApplicationProtocol,))
         self.log.add_activity(activity)
 
     def _detected(self, rule: Rule, activity: AnyActivity) -> None:

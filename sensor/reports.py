@@ -59,6 +59,7 @@ class Reports:
         self._peak = 0
         metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
         metrics.gauge("pinfold_processes", (), self._enricher.processes.living)
+        metrics.gauge("pinfold_flows", (), len(self._enricher.flows.table.living))
         metrics.count("pinfold_log_bytes_total", (), self._pipeline.log.written - self._written)
         self._written = self._pipeline.log.written
         self._count_losses()

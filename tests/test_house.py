@@ -19,10 +19,12 @@ MOST_LINES = 400
 LAYERS = (
     {"errors"},
     {"configfile", "events"},
+    {"configdetect", "confignetwork"},
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules"},
-    {"respond", "trajectories"},
+    {"detect", "respond", "trajectories"},
     {"control", "kernel"},
+    {"network"},
     {"pipeline"},
     {"reports"},
     {"daemon"},
@@ -33,7 +35,8 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events"}, "rules": {"errors", "events"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-NOT_FOR = {"cli": {"daemon", "kernel", "pipeline", "reports"}, "demo": {"daemon", "kernel", "pipeline", "reports"}}
+_CORE = {"daemon", "kernel", "network", "pipeline", "reports"}
+NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {
     "click": ("sensor.cli",),

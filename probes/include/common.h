@@ -8,6 +8,8 @@
 static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
 static u64 (*ancestor_id)(int level) = (void *)123; /* bpf_get_current_ancestor_cgroup_id, 5.7 */
+static u64 (*coarse_ns)(void) = (void *)160; /* bpf_ktime_get_coarse_ns, 5.11 */
+static void *(*sk_storage)(void *map, void *sk, void *value, u64 flags) = (void *)107; /* bpf_sk_storage_get, 5.2 */
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 
 #define MAP(name) ((void *)bpf_pseudo_fd(1, PF_FD_##name))
@@ -33,6 +35,7 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 #define PF_KEY_IPV4 32
 #define PF_KEY_UNCONNECTED 64 /* device: refused before us */
 #define PF_KEY_PRIOR_UNKNOWN 128
+#define PF_PRIORITY_PAYLOAD 0      /* first bytes: they stop at half a ring */
 #define PF_PRIORITY_REPEAT 1
 #define PF_PRIORITY_QUIET 2        /* may wait for the reader's timer */
 #define PF_PRIORITY_URGENT 3       /* a detection may follow: wake the reader */
@@ -152,13 +155,17 @@ static __always_inline void fill_header(struct pf_header *h, u16 type, u32 size,
  * once the reader has passed it, everything counted in bytes_before is gone from the ring, and
  * bytes_since takes its place. Two CPUs that do so at once may forget one round's bytes: the bound is then
  * twice the budget for that round. */
-static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox, void *record, u64 size,
-                                int priority) {
+static __always_inline int admit(struct pf_control *c, struct pf_sandbox *sandbox, u64 size, int priority,
+                                 u64 *flags) {
   u64 consumer = bpf_ringbuf_query(MAP(events), BPF_RB_CONS_POS);
   u64 producer = bpf_ringbuf_query(MAP(events), BPF_RB_PROD_POS);
   u64 used = producer - consumer;
   if (priority == PF_PRIORITY_REPEAT && used > PF_RING_BYTES / 4 * 3) {
     count_lost(sandbox, PF_LOSS_WATERMARK);
+    return -1;
+  }
+  if (priority == PF_PRIORITY_PAYLOAD && used > PF_RING_BYTES / 2) {
+    count_lost(sandbox, PF_LOSS_PAYLOAD);
     return -1;
   }
   if (sandbox) {
@@ -168,23 +175,30 @@ static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox
       sandbox->mark = producer;
     }
     if (sandbox->bytes_before + sandbox->bytes_since + size > c->budget_bytes) {
-      count_lost(sandbox, PF_LOSS_BUDGET);
+      count_lost(sandbox, priority == PF_PRIORITY_PAYLOAD ? PF_LOSS_PAYLOAD : PF_LOSS_BUDGET);
       return -1;
     }
   }
-  u64 flags = BPF_RB_NO_WAKEUP;
+  *flags = BPF_RB_NO_WAKEUP;
   /* A wake-up costs more than twice what the longest record does (exec: 12.4 us with it, 3.5 without). A reader that was woken a moment ago is awake
    * still, and looks again within a millisecond. */
-  if (priority == PF_PRIORITY_URGENT) {
+  if (priority == PF_PRIORITY_URGENT || priority == PF_PRIORITY_PAYLOAD) {
     u32 zero = 0;
     u64 now = bpf_ktime_get_ns();
     u64 *woken = bpf_map_lookup_elem(MAP(woken), &zero);
     if (woken && now - *woken > PF_AWAKE_NS) {
       *woken = now;
-      flags = BPF_RB_FORCE_WAKEUP;
+      *flags = BPF_RB_FORCE_WAKEUP;
     }
   }
-  if (used / PF_WAKE_BYTES != (used + size + 8) / PF_WAKE_BYTES) flags = BPF_RB_FORCE_WAKEUP;
+  if (used / PF_WAKE_BYTES != (used + size + 8) / PF_WAKE_BYTES) *flags = BPF_RB_FORCE_WAKEUP;
+  return 0;
+}
+
+static __always_inline int send(struct pf_control *c, struct pf_sandbox *sandbox, void *record, u64 size,
+                                int priority) {
+  u64 flags = 0;
+  if (admit(c, sandbox, size, priority, &flags)) return -1;
   if (bpf_ringbuf_output(MAP(events), record, size, flags)) {
     count_lost(sandbox, PF_LOSS_RING_FULL);
     return -1;

@@ -9,7 +9,7 @@
 #pragma once
 
 /* Bump when a layout or the meaning of a member changes. */
-#define PF_ABI 1
+#define PF_ABI 2
 
 enum pf_type {
   PF_TYPE_EXEC = 1,
@@ -21,6 +21,10 @@ enum pf_type {
   PF_TYPE_CONNECT = 32,
   PF_TYPE_CONNECT_UNIX = 33,
   PF_TYPE_DEVICE = 48,
+  PF_TYPE_FLOW = 64,
+  PF_TYPE_LISTEN = 65,
+  PF_TYPE_PAYLOAD = 66,
+  PF_TYPE_INVERSION = 67,
 };
 
 /* Set in pf_header.flags. */
@@ -38,6 +42,60 @@ enum pf_verdict {
   PF_VERDICT_WOULD_REFUSE = 2,   /* monitor mode: policy says no, nothing was refused */
   PF_VERDICT_UNRECORDED = 3,     /* refused since it could not be recorded */
   PF_VERDICT_PROTECTED = 4,      /* refused: one of the sensor's own ports */
+  PF_VERDICT_EGRESS = 5,         /* refused: the class's egress list does not have it */
+  PF_VERDICT_WOULD_EGRESS = 6,   /* monitor mode: the list does not have it, nothing was refused */
+};
+
+/* When a flow's record was made. */
+enum pf_phase {
+  PF_PHASE_ESTABLISHED = 0,
+  PF_PHASE_SAMPLE = 1,           /* it lives still */
+  PF_PHASE_ENDED = 2,
+};
+
+enum pf_flow_flag {
+  PF_FLOW_FLAG_INITIATED = 1,         /* connected from here, or the first datagram left from here */
+  PF_FLOW_FLAG_LATE = 2,              /* not told when it began, since its peer had many; it lived on */
+  PF_FLOW_FLAG_ADOPTED = 4,           /* was there before the probes: who began it and when is not known */
+  PF_FLOW_FLAG_CUT = 8,               /* a denied protocol or destination: its packets are dropped */
+};
+
+enum pf_end {
+  PF_END_NONE = 0,
+  PF_END_CLOSED = 1,
+  PF_END_IDLE = 2,               /* a datagram flow that went quiet */
+  PF_END_EVICTED = 3,            /* a newer flow took its place in the table */
+};
+
+/* Protocols that the kernel knows by a fixed prefix; a bit each in pf_class.denied_protocols. */
+enum pf_prefix {
+  PF_PREFIX_NONE = 0,
+  PF_PREFIX_SSH = 1,
+  PF_PREFIX_STRATUM = 2,
+  PF_PREFIX_SOCKS = 3,
+  PF_PREFIX_WIREGUARD = 4,
+  PF_PREFIX_BORE = 5,
+  PF_PREFIX_HTTP_CONNECT = 6,
+};
+
+/* By what device a packet went. */
+enum pf_way {
+  PF_WAY_OTHER = 0,
+  PF_WAY_LOOPBACK = 1,
+  PF_WAY_TUN = 2,                /* or another without a link layer */
+};
+
+/* What a standard stream is, pf_exec.stream_kind. */
+enum pf_stream {
+  PF_STREAM_NONE = 0,            /* closed, or not to be read */
+  PF_STREAM_SOCKET = 1,
+  PF_STREAM_PIPE = 2,
+  PF_STREAM_PTY = 3,             /* /dev/pts/N; its number stands for the inode */
+  PF_STREAM_TTY = 4,
+  PF_STREAM_NULL = 5,            /* /dev/null */
+  PF_STREAM_DEVICE = 6,
+  PF_STREAM_FILE = 7,
+  PF_STREAM_OTHER = 8,
 };
 
 /* Facts about an executed file, set in pf_exec.file_flags. */
@@ -82,6 +140,9 @@ enum pf_loss {
   PF_LOSS_REPEATS_FULL = 6,  /* not counted in the kernel, but sent in full: nothing is lost */
   PF_LOSS_WATCH_FULL = 7,
   PF_LOSS_NAME_TOO_LONG = 8, /* a cgroup's name is longer than the matcher reads */
+  PF_LOSS_FLOWS_EVICTED = 9, /* a flow's place in the table was taken by a newer one's */
+  PF_LOSS_PAYLOAD = 10,      /* first bytes of a flow: the ring was half full, or the budget used up */
+  PF_LOSS_DATAGRAMS = 11,    /* DNS messages beyond what a flow may send in a second */
   PF_LOSS_REASONS = 16,
 };
 
@@ -117,6 +178,13 @@ struct pf_exec {
   u32 cgroup_ns;
   u32 owner;             /* of the executable */
   u32 group;
+  u64 stdin_inode;       /* of a socket, pipe or file; of a pty its number */
+  u64 stdout_inode;
+  u64 stderr_inode;
+  u8 stdin_kind;         /* enum pf_stream */
+  u8 stdout_kind;
+  u8 stderr_kind;
+  u8 pad[5];
   u16 argv_len;          /* NUL-separated, at most PF_ARGV_MAX bytes */
   u16 filename_len;      /* as invoked: what execve was given */
   u16 image_path_len;    /* the file that was mapped: for a script, its interpreter */
@@ -205,4 +273,82 @@ struct pf_device_attempt {
   u8 verdict;                /* enum pf_verdict */
   u8 prior;                  /* 1: a device program before ours had refused already; 2: unknown */
   u32 pad;
+};
+
+/* One socket's exchange with one peer. The header has who made the socket, or for an accepted one its listener. */
+struct pf_flow {
+  struct pf_header header;
+  u64 cookie;
+  u64 inode;                 /* of the socket's file; 0 while it has none */
+  u64 started_ns;
+  u64 last_ns;               /* last packet, to a clock tick */
+  u64 bytes_out;             /* payload behind the IP header, retransmits included */
+  u64 bytes_in;
+  u64 count;                 /* flows to this peer since the last record that this one stands for */
+  u64 outer_cookie;          /* established: the program image's oldest living outward flow, else its oldest; 0: none */
+  u64 outer_bytes_out;       /* of that flow, at this moment */
+  u64 outer_bytes_in;
+  u32 outer_packets_out;
+  u32 outer_packets_in;
+  u32 packets_out;
+  u32 packets_in;
+  u32 inversions;            /* times that data came in first, after a pause */
+  u32 net_ns;
+  u32 slot;                  /* of the table of flows */
+  u16 family;
+  u16 local_port;
+  u16 remote_port;
+  u8 protocol;               /* IPPROTO_* */
+  u8 phase;                  /* enum pf_phase */
+  u8 flow_flags;             /* enum pf_flow_flag */
+  u8 end;                    /* enum pf_end */
+  u8 denied;                 /* enum pf_prefix that was recognised and is denied */
+  u8 verdict;                /* enum pf_verdict */
+  u8 local[16];              /* network order; IPv4 in the first four bytes */
+  u8 remote[16];
+};
+
+struct pf_listen {
+  struct pf_header header;
+  u64 cookie;
+  u32 net_ns;
+  u16 family;
+  u16 port;
+  u8 protocol;
+  u8 pad[7];
+  u8 address[16];
+};
+
+/* First bytes of a direction, a segment each; and DNS messages. */
+struct pf_payload {
+  struct pf_header header;
+  u64 cookie;
+  u64 started_ns;            /* with the cookie, which flow */
+  u32 offset;                /* of these bytes in the direction's stream */
+  u32 length;                /* of the segment's or datagram's payload, of which data_len bytes are here */
+  u32 slot;
+  u16 family;
+  u16 local_port;
+  u16 remote_port;
+  u8 protocol;
+  u8 incoming;               /* 1: received */
+  u8 flow_flags;
+  u8 device;                 /* enum pf_way */
+  u16 data_len;
+  u8 local[16];
+  u8 remote[16];
+};
+
+/* Data came in on a flow, first, after a pause. At most one record a flow and 50 ms. */
+struct pf_inversion {
+  struct pf_header header;
+  u64 cookie;
+  u64 started_ns;
+  u64 idle_ns;               /* how long nothing had gone either way */
+  u64 bytes_out;             /* before this segment */
+  u64 bytes_in;
+  u32 packets_out;
+  u32 packets_in;
+  u32 length;                /* of the segment's payload */
+  u32 inversions;
 };

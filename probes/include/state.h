@@ -8,6 +8,16 @@ struct pf_control {
   u32 protected_port;      /* TCP port on loopback that sandboxes may not reach; 0: none */
   u64 budget_bytes;        /* outstanding ring bytes that one sandbox may hold */
   u64 repeat_flush_ns;     /* a repeat's count is sent this often while it goes on */
+  u64 flow_late_ns;        /* a flow that was not told is told when it lives this long */
+  u64 flow_window_ns;      /* in each window a peer's first flow_full flows are told in full */
+  u32 flow_full;
+  u32 flow_sample;         /* of further ones, one in this many */
+  u64 sample_ns;           /* a living flow is told this often */
+  u64 idle_ns;             /* a datagram flow that is quiet for this long is over */
+  u64 pause_ns;            /* quiet for this long before data comes in first: an inversion */
+  u64 inversion_ns;        /* for this long after one, its owner's connects and flows are told in full */
+  u64 policy;              /* changes with every change of an egress list or a denied protocol */
+  u64 egress_any;          /* some class limits where its sandboxes may go */
   u64 untracked;           /* processes that found no room in the map: whoever has no entry is looked for by its cgroups */
 };
 
@@ -15,7 +25,9 @@ struct pf_class {
   u32 enforce;             /* 0: monitor */
   u32 granted_devices;     /* a bit for each enum pf_device */
   u32 refuse_unrecorded;   /* in enforce mode: what cannot be recorded is refused */
-  u32 pad;
+  u32 denied_protocols;    /* a bit for each enum pf_prefix */
+  u32 egress_limited;      /* only what the maps egress and egress_names have may be reached */
+  u32 egress_names;        /* its list has names: a connect shortly after a DNS answer is left to the packets */
 };
 
 /* Key: cgroup id of the outermost cgroup of a sandbox. Nested cgroups have no entry. */
@@ -26,6 +38,7 @@ struct pf_sandbox {
   u64 bytes_before;
   u64 bytes_since;
   u64 processes;           /* live ones, sticky ones included */
+  u64 dns_ns;              /* when a DNS answer last came in */
   u64 lost[16];            /* by enum pf_loss */
   u32 class_id;
   u32 ended;               /* its cgroup is gone, processes that had left it are not */
@@ -36,6 +49,7 @@ struct pf_process {
   u64 sandbox_id;          /* sticky */
   u64 exec_id;
   u64 start_ns;
+  u64 family;              /* CLOCK_MONOTONIC at the exec of its program image; forks share it, an exec has another */
   u32 repeats;             /* entries of its in the repeat maps, bounded: else one process fills them */
   u32 class_id;            /* its sandbox's, so that a repeated device open needs not ask there */
 };
@@ -108,11 +122,111 @@ struct pf_flush_request {
   u64 forget;
 };
 
-/* Of an IP socket that a sandboxed process made. Key: the low bits of its cookie. */
+/* Of an IP socket that a sandboxed process made. Key: the low bits of its cookie; of a listener also in its
+ * per-socket storage, which accepted sockets inherit. */
 struct pf_stamp {
   u64 cookie;
   u64 sandbox_id;
   u64 exec_id;
+  u64 family;
   u32 tgid;
   u32 pad;
+};
+
+/* The table of flows. Key: for TCP the low bits of the socket's cookie, else a mix of cookie and peer. */
+struct pf_flow_state {
+  u64 cookie;              /* 0: free */
+  u64 sandbox_id;
+  u64 cgroup_id;
+  u64 exec_id;
+  u64 family_id;           /* of the maker, see pf_process.family */
+  u64 started_ns;
+  u64 told_ns;             /* last record of it; 0: none yet */
+  u64 last_ns;             /* its last packet with payload, to a clock tick */
+  u64 bytes_out;
+  u64 bytes_in;
+  u64 count;
+  u64 inode;
+  u64 inversion_ns;
+  u64 policy;              /* pf_control.policy at which the verdict was found */
+  u32 packets_out;
+  u32 packets_in;
+  u32 inversions;
+  u32 tgid;
+  u32 class_id;
+  u32 net_ns;
+  u32 first[2];            /* sequence number of the first byte out and in */
+  u32 have[2];             /* contiguous bytes that were looked at, from the first on */
+  u16 family;
+  u16 local_port;
+  u16 remote_port;
+  u8 protocol;
+  u8 flags;                /* enum pf_flow_flag */
+  u8 segments[2];          /* how many were sent to user space */
+  u8 done[2];              /* first bytes of this direction are over */
+  u8 wide[2];              /* it began like TLS or QUIC, whose hellos are long */
+  u16 consumed;            /* bytes of the stream out that the automaton has had */
+  u8 automaton;            /* its state; 0: nothing denied can come any more */
+  u8 denied;               /* enum pf_prefix */
+  u8 verdict;
+  u8 pad[5];
+  u8 local[16];
+  u8 remote[16];
+  u32 dns_second;
+  u32 dns_count;
+};
+
+/* Of the map outers, by a program image's family: which flow its further ones are told beside. */
+struct pf_outer {
+  u64 cookie;
+  u32 slot;
+  u32 local;               /* to this host itself: an outward one takes its place */
+};
+
+/* A state of the automaton that knows denied protocols: the next state by byte, or PF_ACCEPT + enum pf_prefix. */
+struct pf_automaton {
+  u8 next[256];
+};
+
+/* Key of the map peers: what is told of flows to one peer. */
+struct pf_peer_key {
+  u64 sandbox_id;
+  u8 address[16];          /* of an accepted flow: zero */
+  u16 port;                /* of an accepted flow: the local one */
+  u8 protocol;
+  u8 incoming;
+  u32 pad;
+};
+
+struct pf_peer {
+  u64 window_ns;           /* begin of the window */
+  u32 flows;               /* in this window */
+  u32 untold;              /* since the last that was told */
+};
+
+/* Key of the LPM trie egress. The prefix covers the class and as much of the address as the rule says. */
+struct pf_egress_key {
+  u32 prefix;              /* bits */
+  u32 class_id;            /* big-endian: the trie compares bytes */
+  u8 address[16];          /* IPv4 as ::ffff:a.b.c.d */
+};
+
+/* Ports of a prefix, those of every shorter prefix that covers it among them. */
+struct pf_egress {
+  u16 low[8];
+  u16 high[8];
+  u8 protocol[8];          /* 0: any */
+  u32 count;
+  u32 pad;
+};
+
+/* Key of the map egress_names: an address that a resolver gave for an allowed name. */
+struct pf_name_key {
+  u64 sandbox_id;
+  u8 address[16];          /* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct pf_name {
+  u64 until_ns;            /* CLOCK_MONOTONIC */
+  struct pf_egress ports;
 };

@@ -25,6 +25,7 @@ class Helper(IntEnum):
     GET_CURRENT_PID_TGID = 14
     GET_CURRENT_CGROUP_ID = 80
     GET_RETVAL = 186
+    KTIME_GET_COARSE_NS = 160
 
 
 class Feature(Struct, frozen=True):
@@ -80,9 +81,13 @@ def get_retval() -> str:
     return _state(_helper(ProgType.CGROUP_DEVICE, Helper.GET_RETVAL, AttachType.DEVICE))
 
 
+def coarse_clock() -> str:
+    return _state(_helper(ProgType.CGROUP_SKB, Helper.KTIME_GET_COARSE_NS, AttachType.INET_EGRESS))
+
+
 def chosen() -> tuple[str, ...]:
     """The optional features that the probes are compiled with."""
-    found = (("connect_unix", connect_unix()), ("get_retval", get_retval()))
+    found = (("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock()))
     return tuple(name for name, state in found if state == "supported")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 from collections.abc import Sequence
 from ctypes.util import find_library
@@ -18,28 +19,38 @@ from pathlib import Path
 from sensor.errors import HostError, RefusedError
 
 F_NO_PREALLOC = 1
+F_CLONE = 1 << 9  # of per-socket storage: an accepted socket gets a copy of its listener's
 ANY, NOEXIST = 0, 1
 
 
 class MapType(IntEnum):
     HASH = 1
     ARRAY = 2
+    LRU_HASH = 9
+    LPM_TRIE = 11
+    SK_STORAGE = 24
     RINGBUF = 27
 
 
 class ProgType(IntEnum):
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
+    SOCK_OPS = 13
     CGROUP_DEVICE = 15
     RAW_TRACEPOINT = 17
     CGROUP_SOCK_ADDR = 18
 
 
 class AttachType(IntEnum):
+    INET_INGRESS = 0
+    INET_EGRESS = 1
     INET_SOCK_CREATE = 2
+    SOCK_OPS = 3
     DEVICE = 6
     INET4_CONNECT = 10
     INET6_CONNECT = 11
+    INET4_POST_BIND = 12
+    INET6_POST_BIND = 13
     UDP4_SENDMSG = 14
     UDP6_SENDMSG = 15
     UNIX_CONNECT = 49
@@ -150,9 +161,32 @@ def _check(result: int, what: str) -> int:
 def map_create(kind: MapType, name: str, sizes: tuple[int, int], entries: int, flags: int = 0) -> int:
     """A descriptor. `sizes`: of key and value, in bytes."""
     options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    types = -1
+    if kind is MapType.SK_STORAGE:
+        types = _load_types(sizes[1])
+        options.btf_fd, options.btf_key_type_id, options.btf_value_type_id = types, _INT, _ARRAY
     text = name[:15].encode()  # BPF_OBJ_NAME_LEN is 16
-    made = _lib.bpf_map_create(kind, text, *sizes, entries, ctypes.byref(options))
+    try:
+        made = _lib.bpf_map_create(kind, text, *sizes, entries, ctypes.byref(options))
+    finally:
+        if types >= 0:
+            os.close(types)
     return _check(made, f"creating the map {name}")
+
+
+_INT, _BYTE, _ARRAY = 1, 2, 3
+
+
+def _load_types(size: int) -> int:
+    """BTF that says: the key is an int of 32 bits, the value an array of `size` bytes. The kernel makes no map of
+    per-socket storage without it (bpf_local_storage_map_check_btf)."""
+    integer = struct.pack("<IIII", 1, 1 << 24, 4, 32)
+    byte = struct.pack("<IIII", 5, 1 << 24, 1, 8)
+    array = struct.pack("<IIIIII", 0, 3 << 24, 0, _BYTE, _INT, size)
+    types, names = integer + byte + array, b"\0u32\0u8\0"
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
+    blob = header + types + names
+    return _check(_lib.bpf_btf_load(blob, ctypes.c_size_t(len(blob)), None), "describing the types of a map")
 
 
 def pin(descriptor: int, path: Path) -> None:

@@ -60,6 +60,7 @@ def compile_and_pin(request: Request) -> None:
         libbpf.pin(descriptors[name], folder / f"map-{name}")
     flags = [f"-DPF_FD_{name}={descriptor}" for name, descriptor in descriptors.items()]
     flags += [f"-DPF_GENERATION={request.generation}ULL", f"-DPF_RING_BYTES={request.sizes.ring_bytes}ULL"]
+    flags.append(f"-DPF_FLOWS={request.sizes.flows}")
     flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
     headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)
     os.environ["BCC_KERNEL_SOURCE"] = request.headers

@@ -11,7 +11,7 @@ from sensor.bpf.libbpf import MapType
 from sensor.bpf.state import SIZES
 from sensor.events.layouts import Loss
 
-EXEC_SCRATCH = 8 + 144 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
+EXEC_SCRATCH = 8 + 176 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
 # PF_DEVICE_… in probes/device.bpf.c
@@ -19,6 +19,11 @@ LOW_MAJORS, LOW_MINORS, CHAR_MAJORS = 16, 256, 512
 CHAR_CLASSES = LOW_MAJORS * LOW_MINORS + CHAR_MAJORS
 CLASSES = 64
 STAMPS = 65536  # PF_STAMPS in probes/socket.bpf.c
+PEERS = 32768
+FAMILIES = 16384  # program images with a recent inversion
+AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/flow.bpf.c
+EGRESS_ENTRIES = 65536
+EGRESS_NAMES = 65536
 
 
 class Sizes(Struct, frozen=True):
@@ -29,6 +34,7 @@ class Sizes(Struct, frozen=True):
     processes: int
     repeats: int
     watched: int
+    flows: int = 65536  # a power of two
 
 
 class Map(Struct, frozen=True):
@@ -62,6 +68,14 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "exec_slots": Map(MapType.HASH, 4, 1, slots),
         "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),
         "stamps": Map(MapType.ARRAY, 4, SIZES["pf_stamp"], STAMPS),
+        "listeners": Map(MapType.SK_STORAGE, 4, SIZES["pf_stamp"], 0, late | libbpf.F_CLONE),
+        "flows": Map(MapType.ARRAY, 4, SIZES["pf_flow_state"], sizes.flows),
+        "peers": Map(MapType.LRU_HASH, SIZES["pf_peer_key"], SIZES["pf_peer"], PEERS),
+        "outers": Map(MapType.LRU_HASH, 8, SIZES["pf_outer"], FAMILIES),
+        "inverted": Map(MapType.LRU_HASH, 8, 8, FAMILIES),
+        "automaton": Map(MapType.ARRAY, 4, SIZES["pf_automaton"], AUTOMATON_STATES),
+        "egress": Map(MapType.LPM_TRIE, SIZES["pf_egress_key"], SIZES["pf_egress"], EGRESS_ENTRIES, late),
+        "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
     }
 
 

@@ -16,7 +16,9 @@ SOURCES = (
     "include/common.h",
     "process.bpf.c",
     "cgroup.bpf.c",
+    "egress.bpf.c",
     "socket.bpf.c",
+    "flow.bpf.c",
     "device.bpf.c",
     "flush.bpf.c",
 )
@@ -50,6 +52,12 @@ PROGRAMS = (
     Program("on_sendmsg6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UDP6_SENDMSG),
     Program("on_connect_unix", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UNIX_CONNECT, feature="connect_unix"),
     Program("on_device", ProgType.CGROUP_DEVICE, attach=AttachType.DEVICE),
+    Program("on_sock_ops", ProgType.SOCK_OPS, attach=AttachType.SOCK_OPS),
+    Program("on_egress", ProgType.CGROUP_SKB, attach=AttachType.INET_EGRESS),
+    Program("on_ingress", ProgType.CGROUP_SKB, attach=AttachType.INET_INGRESS),
+    Program("on_post_bind4", ProgType.CGROUP_SOCK, attach=AttachType.INET4_POST_BIND),
+    Program("on_post_bind6", ProgType.CGROUP_SOCK, attach=AttachType.INET6_POST_BIND),
+    Program("on_flow_check", ProgType.RAW_TRACEPOINT),
     Program("on_flush", ProgType.RAW_TRACEPOINT),
     Program("on_flush_unix", ProgType.RAW_TRACEPOINT, feature="connect_unix"),
 )

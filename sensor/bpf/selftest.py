@@ -26,14 +26,19 @@ from sensor.events.layouts import (
     Exec,
     Exit,
     File,
+    Flow,
     Fork,
     Move,
+    Payload,
+    Stream,
     Type,
+    Way,
 )
 
 # Empty and multi-byte arguments, and one longer than any fixed buffer; no value means anything.
 ARGV = (b"pinfold-self-test", b"", "\u00e9".encode(), b"x" * 700, b"--", b"end")
 EXIT_STATUS = 77
+FIRST_BYTES = b"pinfold's self-test"
 # All different, and none root's: with zeroes everywhere a wrong offset would read the right value.
 _UIDS = (65521, 65522, 65523)
 _GIDS = (65531, 65532, 65533)
@@ -63,6 +68,7 @@ class Witness(Struct):
     namespaces: dict[str, int]
     port: int
     socket_path: bytes
+    streams: tuple[str, str, str]  # what the links say
 
 
 class SelfTest:
@@ -162,8 +168,9 @@ class SelfTest:
             if os.fork() == 0:
                 os._exit(0)
             os.wait()
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as four:
-                four.connect(("127.0.0.1", port))
+            four = socket.socket(socket.AF_INET, socket.SOCK_STREAM)  # its standard output from here on
+            four.connect(("127.0.0.1", port))
+            four.sendall(FIRST_BYTES)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
                 datagram.sendto(b"x", ("127.0.0.2", port))
             with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as six:
@@ -176,8 +183,10 @@ class SelfTest:
                 os.close(os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK))
             os.chdir("/proc/sys/kernel")
             program = _program()
-            os.dup2(standard_input, 0)
-            os.set_inheritable(0, True)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for number, stream in enumerate((standard_input, four.fileno(), nowhere)):
+                os.dup2(stream, number)
+                os.set_inheritable(number, True)
             os.setgroups([])
             os.setresgid(*_GIDS)
             os.setresuid(*_UIDS)
@@ -209,6 +218,7 @@ class SelfTest:
         _same("fork", "parent's start", fork.parent_start_ns // 10_000_000, witness.start_ticks)  # type: ignore[attr-defined]
         self._compare_exec(self._one(Exec), witness)  # type: ignore[arg-type]
         self._compare_network(witness)
+        self._compare_flows(witness)
         device = self._one(DeviceAttempt)
         _same("device", "major and minor", (device.major, device.minor), (1, 11))  # type: ignore[attr-defined]
         _same("device", "tgid", device.tgid, witness.tgid)  # type: ignore[attr-defined]
@@ -239,7 +249,25 @@ class SelfTest:
         _same("exec", "parent's start", seen.parent_start_ns // 10_000_000, witness.parent_start_ticks)
         _same("exec", "uid, euid, egid", (seen.uid, seen.euid, seen.egid), (_UIDS[0], _UIDS[1], _GIDS[1]))
         namespaces = (seen.pid_ns, seen.mnt_ns, seen.net_ns, seen.user_ns, seen.cgroup_ns)
+        kinds = (Stream.PIPE, Stream.SOCKET, Stream.NULL)
+        _same("exec", "standard streams", (seen.stdin_kind, seen.stdout_kind, seen.stderr_kind), kinds)
+        told = (f"pipe:[{seen.stdin_inode}]", f"socket:[{seen.stdout_inode}]", os.devnull)
+        _same("exec", "standard streams' inodes", told, witness.streams)
         _same("exec", "namespaces", dict(zip(_NAMESPACES, namespaces, strict=True)), witness.namespaces)
+
+    def _compare_flows(self, witness: Witness) -> None:
+        """The socket that is its standard output, and a datagram that it sent."""
+        flow: Flow = self._one(Flow, where=lambda r: r.protocol == 6 and r.family == 2)  # type: ignore[attr-defined,assignment]
+        _same("flow", "tgid", flow.tgid, witness.tgid)
+        _same("flow", "address", (flow.remote[:4], flow.remote_port), (bytes((127, 0, 0, 1)), witness.port))
+        _same("flow", "inode", f"socket:[{flow.inode}]", witness.streams[1])
+        sent: Flow = self._one(Flow, where=lambda r: r.protocol == 17 and r.family == 2)  # type: ignore[attr-defined,assignment]
+        for each in (flow, sent):
+            _same("flow", "cgroup id", each.cgroup_id, self.sandbox_id)
+            _same("flow", "network namespace", each.net_ns, witness.namespaces["net"])
+        bytes_: Payload = self._one(Payload, where=lambda r: r.protocol == 6)  # type: ignore[attr-defined,assignment]
+        _same("flow", "first bytes", (bytes_.data, bytes_.offset, bytes_.incoming), (FIRST_BYTES, 0, 0))
+        _same("flow", "device", bytes_.device, Way.LOOPBACK)
 
     def _compare_network(self, witness: Witness) -> None:
         four: Connect = self._one(Connect, where=lambda r: r.protocol == 6 and r.family == 2)  # type: ignore[attr-defined,assignment]
@@ -324,4 +352,5 @@ def _witness(tgid: int, port: int, path: bytes) -> Witness:
         namespaces={name: os.stat(f"{proc}/ns/{name}").st_ino for name in _NAMESPACES},
         port=port,
         socket_path=path,
+        streams=(os.readlink(f"{proc}/fd/0"), os.readlink(f"{proc}/fd/1"), os.readlink(f"{proc}/fd/2")),
     )

@@ -6,17 +6,27 @@ from struct import Struct as PackedStruct
 
 from msgspec import Struct
 
-_PF_CONTROL = PackedStruct("<QIIQQQ")
+_PF_CONTROL = PackedStruct("<QIIQQQQIIQQQQQQQ")
 
 
 class Control(Struct, frozen=True, gc=False):
-    """A `struct pf_control`: 40 bytes. Arrays are bytes."""
+    """A `struct pf_control`: 112 bytes. Arrays are bytes."""
 
     active_generation: int = 0
     armed: int = 0
     protected_port: int = 0
     budget_bytes: int = 0
     repeat_flush_ns: int = 0
+    flow_late_ns: int = 0
+    flow_window_ns: int = 0
+    flow_full: int = 0
+    flow_sample: int = 0
+    sample_ns: int = 0
+    idle_ns: int = 0
+    pause_ns: int = 0
+    inversion_ns: int = 0
+    policy: int = 0
+    egress_any: int = 0
     untracked: int = 0
 
     def pack(self) -> bytes:
@@ -26,6 +36,16 @@ class Control(Struct, frozen=True, gc=False):
             self.protected_port,
             self.budget_bytes,
             self.repeat_flush_ns,
+            self.flow_late_ns,
+            self.flow_window_ns,
+            self.flow_full,
+            self.flow_sample,
+            self.sample_ns,
+            self.idle_ns,
+            self.pause_ns,
+            self.inversion_ns,
+            self.policy,
+            self.egress_any,
             self.untracked,
         )
 
@@ -34,21 +54,27 @@ class Control(Struct, frozen=True, gc=False):
         return Control(*_PF_CONTROL.unpack(data))
 
 
-_PF_CLASS = PackedStruct("<III4x")
+_PF_CLASS = PackedStruct("<IIIIII")
 
 
 class Class(Struct, frozen=True, gc=False):
-    """A `struct pf_class`: 16 bytes. Arrays are bytes."""
+    """A `struct pf_class`: 24 bytes. Arrays are bytes."""
 
     enforce: int = 0
     granted_devices: int = 0
     refuse_unrecorded: int = 0
+    denied_protocols: int = 0
+    egress_limited: int = 0
+    egress_names: int = 0
 
     def pack(self) -> bytes:
         return _PF_CLASS.pack(
             self.enforce,
             self.granted_devices,
             self.refuse_unrecorded,
+            self.denied_protocols,
+            self.egress_limited,
+            self.egress_names,
         )
 
     @staticmethod
@@ -56,11 +82,11 @@ class Class(Struct, frozen=True, gc=False):
         return Class(*_PF_CLASS.unpack(data))
 
 
-_PF_SANDBOX = PackedStruct("<QQQQQQ128sII")
+_PF_SANDBOX = PackedStruct("<QQQQQQQ128sII")
 
 
 class Sandbox(Struct, frozen=True, gc=False):
-    """A `struct pf_sandbox`: 184 bytes. Arrays are bytes."""
+    """A `struct pf_sandbox`: 192 bytes. Arrays are bytes."""
 
     id: int = 0
     born_ns: int = 0
@@ -68,6 +94,7 @@ class Sandbox(Struct, frozen=True, gc=False):
     bytes_before: int = 0
     bytes_since: int = 0
     processes: int = 0
+    dns_ns: int = 0
     lost: bytes = bytes(128)
     class_id: int = 0
     ended: int = 0
@@ -80,6 +107,7 @@ class Sandbox(Struct, frozen=True, gc=False):
             self.bytes_before,
             self.bytes_since,
             self.processes,
+            self.dns_ns,
             self.lost,
             self.class_id,
             self.ended,
@@ -90,15 +118,16 @@ class Sandbox(Struct, frozen=True, gc=False):
         return Sandbox(*_PF_SANDBOX.unpack(data))
 
 
-_PF_PROCESS = PackedStruct("<QQQII")
+_PF_PROCESS = PackedStruct("<QQQQII")
 
 
 class Process(Struct, frozen=True, gc=False):
-    """A `struct pf_process`: 32 bytes. Arrays are bytes."""
+    """A `struct pf_process`: 40 bytes. Arrays are bytes."""
 
     sandbox_id: int = 0
     exec_id: int = 0
     start_ns: int = 0
+    family: int = 0
     repeats: int = 0
     class_id: int = 0
 
@@ -107,6 +136,7 @@ class Process(Struct, frozen=True, gc=False):
             self.sandbox_id,
             self.exec_id,
             self.start_ns,
+            self.family,
             self.repeats,
             self.class_id,
         )
@@ -322,15 +352,16 @@ class FlushRequest(Struct, frozen=True, gc=False):
         return FlushRequest(*_PF_FLUSH_REQUEST.unpack(data))
 
 
-_PF_STAMP = PackedStruct("<QQQI4x")
+_PF_STAMP = PackedStruct("<QQQQI4x")
 
 
 class Stamp(Struct, frozen=True, gc=False):
-    """A `struct pf_stamp`: 32 bytes. Arrays are bytes."""
+    """A `struct pf_stamp`: 40 bytes. Arrays are bytes."""
 
     cookie: int = 0
     sandbox_id: int = 0
     exec_id: int = 0
+    family: int = 0
     tgid: int = 0
 
     def pack(self) -> bytes:
@@ -338,6 +369,7 @@ class Stamp(Struct, frozen=True, gc=False):
             self.cookie,
             self.sandbox_id,
             self.exec_id,
+            self.family,
             self.tgid,
         )
 
@@ -346,11 +378,283 @@ class Stamp(Struct, frozen=True, gc=False):
         return Stamp(*_PF_STAMP.unpack(data))
 
 
+_PF_FLOW_STATE = PackedStruct("<QQQQQQQQQQQQQQIIIIII8s8sHHHBB2s2s2sHBBB5x16s16sII")
+
+
+class FlowState(Struct, frozen=True, gc=False):
+    """A `struct pf_flow_state`: 216 bytes. Arrays are bytes."""
+
+    cookie: int = 0
+    sandbox_id: int = 0
+    cgroup_id: int = 0
+    exec_id: int = 0
+    family_id: int = 0
+    started_ns: int = 0
+    told_ns: int = 0
+    last_ns: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    count: int = 0
+    inode: int = 0
+    inversion_ns: int = 0
+    policy: int = 0
+    packets_out: int = 0
+    packets_in: int = 0
+    inversions: int = 0
+    tgid: int = 0
+    class_id: int = 0
+    net_ns: int = 0
+    first: bytes = bytes(8)
+    have: bytes = bytes(8)
+    family: int = 0
+    local_port: int = 0
+    remote_port: int = 0
+    protocol: int = 0
+    flags: int = 0
+    segments: bytes = bytes(2)
+    done: bytes = bytes(2)
+    wide: bytes = bytes(2)
+    consumed: int = 0
+    automaton: int = 0
+    denied: int = 0
+    verdict: int = 0
+    local: bytes = bytes(16)
+    remote: bytes = bytes(16)
+    dns_second: int = 0
+    dns_count: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_FLOW_STATE.pack(
+            self.cookie,
+            self.sandbox_id,
+            self.cgroup_id,
+            self.exec_id,
+            self.family_id,
+            self.started_ns,
+            self.told_ns,
+            self.last_ns,
+            self.bytes_out,
+            self.bytes_in,
+            self.count,
+            self.inode,
+            self.inversion_ns,
+            self.policy,
+            self.packets_out,
+            self.packets_in,
+            self.inversions,
+            self.tgid,
+            self.class_id,
+            self.net_ns,
+            self.first,
+            self.have,
+            self.family,
+            self.local_port,
+            self.remote_port,
+            self.protocol,
+            self.flags,
+            self.segments,
+            self.done,
+            self.wide,
+            self.consumed,
+            self.automaton,
+            self.denied,
+            self.verdict,
+            self.local,
+            self.remote,
+            self.dns_second,
+            self.dns_count,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> FlowState:
+        return FlowState(*_PF_FLOW_STATE.unpack(data))
+
+
+_PF_OUTER = PackedStruct("<QII")
+
+
+class Outer(Struct, frozen=True, gc=False):
+    """A `struct pf_outer`: 16 bytes. Arrays are bytes."""
+
+    cookie: int = 0
+    slot: int = 0
+    local: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_OUTER.pack(
+            self.cookie,
+            self.slot,
+            self.local,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Outer:
+        return Outer(*_PF_OUTER.unpack(data))
+
+
+_PF_AUTOMATON = PackedStruct("<256s")
+
+
+class Automaton(Struct, frozen=True, gc=False):
+    """A `struct pf_automaton`: 256 bytes. Arrays are bytes."""
+
+    next: bytes = bytes(256)
+
+    def pack(self) -> bytes:
+        return _PF_AUTOMATON.pack(
+            self.next,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Automaton:
+        return Automaton(*_PF_AUTOMATON.unpack(data))
+
+
+_PF_PEER_KEY = PackedStruct("<Q16sHBB4x")
+
+
+class PeerKey(Struct, frozen=True, gc=False):
+    """A `struct pf_peer_key`: 32 bytes. Arrays are bytes."""
+
+    sandbox_id: int = 0
+    address: bytes = bytes(16)
+    port: int = 0
+    protocol: int = 0
+    incoming: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_PEER_KEY.pack(
+            self.sandbox_id,
+            self.address,
+            self.port,
+            self.protocol,
+            self.incoming,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> PeerKey:
+        return PeerKey(*_PF_PEER_KEY.unpack(data))
+
+
+_PF_PEER = PackedStruct("<QII")
+
+
+class Peer(Struct, frozen=True, gc=False):
+    """A `struct pf_peer`: 16 bytes. Arrays are bytes."""
+
+    window_ns: int = 0
+    flows: int = 0
+    untold: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_PEER.pack(
+            self.window_ns,
+            self.flows,
+            self.untold,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Peer:
+        return Peer(*_PF_PEER.unpack(data))
+
+
+_PF_EGRESS_KEY = PackedStruct("<II16s")
+
+
+class EgressKey(Struct, frozen=True, gc=False):
+    """A `struct pf_egress_key`: 24 bytes. Arrays are bytes."""
+
+    prefix: int = 0
+    class_id: int = 0
+    address: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        return _PF_EGRESS_KEY.pack(
+            self.prefix,
+            self.class_id,
+            self.address,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> EgressKey:
+        return EgressKey(*_PF_EGRESS_KEY.unpack(data))
+
+
+_PF_EGRESS = PackedStruct("<16s16s8sI4x")
+
+
+class Egress(Struct, frozen=True, gc=False):
+    """A `struct pf_egress`: 48 bytes. Arrays are bytes."""
+
+    low: bytes = bytes(16)
+    high: bytes = bytes(16)
+    protocol: bytes = bytes(8)
+    count: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_EGRESS.pack(
+            self.low,
+            self.high,
+            self.protocol,
+            self.count,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Egress:
+        return Egress(*_PF_EGRESS.unpack(data))
+
+
+_PF_NAME_KEY = PackedStruct("<Q16s")
+
+
+class NameKey(Struct, frozen=True, gc=False):
+    """A `struct pf_name_key`: 24 bytes. Arrays are bytes."""
+
+    sandbox_id: int = 0
+    address: bytes = bytes(16)
+
+    def pack(self) -> bytes:
+        return _PF_NAME_KEY.pack(
+            self.sandbox_id,
+            self.address,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> NameKey:
+        return NameKey(*_PF_NAME_KEY.unpack(data))
+
+
+_PF_NAME = PackedStruct("<Q16s16s8sI4x")
+
+
+class Name(Struct, frozen=True, gc=False):
+    """A `struct pf_name`: 56 bytes. Arrays are bytes."""
+
+    until_ns: int = 0
+    low: bytes = bytes(16)
+    high: bytes = bytes(16)
+    protocol: bytes = bytes(8)
+    count: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_NAME.pack(
+            self.until_ns,
+            self.low,
+            self.high,
+            self.protocol,
+            self.count,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Name:
+        return Name(*_PF_NAME.unpack(data))
+
+
 SIZES = {
-    "pf_control": 40,
-    "pf_class": 16,
-    "pf_sandbox": 184,
-    "pf_process": 32,
+    "pf_control": 112,
+    "pf_class": 24,
+    "pf_sandbox": 192,
+    "pf_process": 40,
     "pf_step": 208,
     "pf_watch": 40,
     "pf_device_key": 12,
@@ -358,5 +662,14 @@ SIZES = {
     "pf_unix_key": 128,
     "pf_repeat": 96,
     "pf_flush_request": 136,
-    "pf_stamp": 32,
+    "pf_stamp": 40,
+    "pf_flow_state": 216,
+    "pf_outer": 16,
+    "pf_automaton": 256,
+    "pf_peer_key": 32,
+    "pf_peer": 16,
+    "pf_egress_key": 24,
+    "pf_egress": 48,
+    "pf_name_key": 24,
+    "pf_name": 56,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct as PackedStruct
 from struct import pack, unpack
 
@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
-from sensor.bpf.maps import CHAR_CLASSES, CHAR_MAJORS, LOW_MAJORS, LOW_MINORS
+from sensor.bpf.maps import CHAR_CLASSES, CHAR_MAJORS, EGRESS_ENTRIES, LOW_MAJORS, LOW_MINORS
 from sensor.bpf.objects import Generation
-from sensor.bpf.state import SIZES, DeviceKey, FlushRequest, Process, Repeat, Sandbox, UnixKey
+from sensor.bpf.state import SIZES, DeviceKey, FlowState, FlushRequest, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
 from sensor.bpf.steps import Found, Plan, pack_watch
 from sensor.errors import RefusedError
@@ -48,10 +48,8 @@ class Tables:
 
     # Configuration.
 
-    def write_classes(self, classes: Iterable[tuple[int, int, bool, bool]]) -> None:
-        """(index, granted device bits, enforce, refuse what cannot be recorded) each."""
-        for index, granted, enforce, refuse in classes:
-            entry = KernelClassEntry(enforce=enforce, granted_devices=granted, refuse_unrecorded=refuse)
+    def write_classes(self, classes: Iterable[tuple[int, KernelClassEntry]]) -> None:
+        for index, entry in classes:
             libbpf.update(self._maps["classes"], pack("<I", index), entry.pack())
 
     def write_devices(self, table: Sequence[tuple[int, int, int | None, int]]) -> None:
@@ -91,6 +89,38 @@ class Tables:
                 if key not in wanted:
                     libbpf.delete(descriptor, key)
 
+    # Where sandboxes may go, and what they may speak.
+
+    def write_egress(self, entries: Mapping[bytes, bytes]) -> None:
+        """The whole trie. What is new comes before what is old goes: what stays allowed is so all the time."""
+        descriptor = self._maps["egress"]
+        for key, value in entries.items():
+            libbpf.update(descriptor, key, value)
+        for key in libbpf.keys(descriptor, SIZES["pf_egress_key"], EGRESS_ENTRIES):
+            if key not in entries:
+                libbpf.delete(descriptor, key)
+
+    def write_name(self, key: bytes, value: bytes | None) -> None:
+        """An address that a resolver gave for an allowed name; without a value it goes."""
+        if value is None:
+            libbpf.delete(self._maps["egress_names"], key)
+        else:
+            libbpf.update(self._maps["egress_names"], key, value)
+
+    def write_automaton(self, rows: Sequence[bytes]) -> None:
+        for index, row in enumerate(rows):
+            libbpf.update(self._maps["automaton"], pack("<I", index), row)
+
+    # Flows.
+
+    def flow(self, slot: int) -> FlowState | None:
+        value = libbpf.lookup(self._maps["flows"], pack("<I", slot), SIZES["pf_flow_state"])
+        return FlowState.unpack(value) if value else None
+
+    def check_flow(self, slot: int, cookie: int) -> None:
+        """Have the kernel tell a flow that lives, or end one that went quiet."""
+        self._run("on_flow_check", pack("<QQ", slot, cookie) + bytes(80))
+
     # Sandboxes and processes that were there before.
 
     def add_sandbox(self, sandbox_id: int, class_id: int) -> bool:
@@ -126,7 +156,7 @@ class Tables:
 
     def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int) -> None:
         """One that was in its sandbox before the probes; one they know already is left as it is."""
-        entry = Process(sandbox_id, exec_id, start_ns, class_id=self._class_of(sandbox_id))
+        entry = Process(sandbox_id, exec_id, start_ns, family=exec_id, class_id=self._class_of(sandbox_id))
         try:
             libbpf.update(self._maps["processes"], pack("<I", tgid), entry.pack(), libbpf.NOEXIST)
         except RefusedError:

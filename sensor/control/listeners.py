@@ -7,12 +7,15 @@ import errno
 import os
 import socket
 import stat
+import time
 from typing import Literal
 
 from msgspec import Struct
 
 from sensor.config import Config
 from sensor.errors import ConfigError, HostError
+
+API_GONE_S = 2.0
 
 BACKLOG = 128
 CONTROL_SOCKET = "control.sock"
@@ -67,6 +70,18 @@ def parse_listen(text: str) -> Address | None:
     elif _packed(socket.AF_INET, host)[:1] == b"\x7f":
         return Address(host, int(port))
     raise _unusable(text)
+
+
+def listen_when_free(config: Config) -> list[Listener]:
+    """After a crash the api of the last run may hold its sockets for a moment, until it has noticed."""
+    until = time.monotonic() + API_GONE_S
+    while True:
+        try:
+            return listen(config)
+        except HostError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def listen(config: Config) -> list[Listener]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sensor.enrich.addresses import Addresses
+from sensor.enrich.addresses import PROTOCOLS, Addresses
 from sensor.enrich.clock import Timeline
 from sensor.enrich.devices import BLOCK, access_text, class_name, prior_name, verdict_name
 from sensor.enrich.fields import Common, Where, common
+from sensor.enrich.names import Names
 from sensor.enrich.processes import ProcessTable
 from sensor.enrich.sandboxes.registry import Registry
 from sensor.enrich.text import Raw, replaced
@@ -14,7 +15,6 @@ from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessTermi
 from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag
 
 _REPEAT = int(Flag.REPEAT)
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # IPPROTO_*
 _ACCESS = tuple(access_text(bits) for bits in range(8))
 
 # Protocol; whether the sandbox began it; address, port, IPv6, host name, unix path, loopback, private
@@ -22,8 +22,17 @@ _Destination = tuple[str, bool, str, int, bool, str, str, bool, bool]
 
 
 class Actions:
-    def __init__(self, sandboxes: Registry, processes: ProcessTable, users: Users, timeline: Timeline) -> None:
-        self.addresses = Addresses()
+    def __init__(  # noqa: PLR0917 - the tables it reads
+        self,
+        sandboxes: Registry,
+        processes: ProcessTable,
+        users: Users,
+        timeline: Timeline,
+        addresses: Addresses,
+        names: Names,
+    ) -> None:
+        self.addresses = addresses
+        self._name_of = names.name_of
         self._sandboxes = sandboxes
         self._processes = processes
         self._users = users
@@ -37,8 +46,9 @@ class Actions:
 
     def connect(self, r: Connect, generation: int, position: int) -> NetworkConnection:
         to = self.addresses.get(r.family, r.address)
-        protocol = _PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}"
-        destination = (protocol, True, to.text, r.port, to.is_ipv6, "", "", to.is_loopback, to.is_private)
+        protocol = PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}"
+        name = self._name_of(r.sandbox_id, to.text, r.time_ns)
+        destination = (protocol, True, to.text, r.port, to.is_ipv6, name, "", to.is_loopback, to.is_private)
         return _connection(r, self._of_actor(r, generation, position, None), destination, r.cookie)
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:

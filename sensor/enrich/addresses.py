@@ -12,6 +12,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 from msgspec import Struct
 
 CACHED = 8192
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # IPPROTO_*
 
 # The first two bytes of what NetworkConnection.DestinationIsPrivate means, besides loopback: RFC 1918
 # and link local. Not `ipaddress.is_private`, whose list grows with Python.

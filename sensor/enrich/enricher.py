@@ -13,14 +13,20 @@ from msgspec import Struct
 from sensor.config import Config
 from sensor.enrich import procfs
 from sensor.enrich.actions import Actions
+from sensor.enrich.addresses import Addresses
 from sensor.enrich.clock import Clock, SystemClock, Timeline
+from sensor.enrich.dnsevents import DnsSettings, DnsTracker
 from sensor.enrich.existing import Existing, ExistingScan
+from sensor.enrich.flows import FlowActivity, Flows
+from sensor.enrich.names import Names
 from sensor.enrich.outside import Outside
 from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, guid_of, shortened
 from sensor.enrich.sandboxes.named import HostFiles
 from sensor.enrich.sandboxes.registry import Registry, Sandbox
+from sensor.enrich.streams import stream_name
 from sensor.enrich.text import Raw, TextCache, command_line, image_path, invoked, marked_cut, replaced, walked_path
 from sensor.enrich.users import Users
+from sensor.events import layouts
 from sensor.events.activity import AnyActivity, ProcessCreation, SandboxChange
 from sensor.events.layouts import (
     Cgroup,
@@ -73,7 +79,19 @@ class Enricher:
         self._mount = cgroup_mount.rstrip("/")
         self._limit = config.limits.processes
         self._timeline = Timeline(clock or SystemClock(), self.tick)
-        self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline)
+        self.names = Names()
+        self.addresses = Addresses()
+        self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline, self.addresses, self.names)
+        self.dns = DnsTracker(_dns_settings(config), self.names)
+        self.flows = Flows(
+            self.sandboxes,
+            self.processes,
+            self._timeline,
+            self.addresses,
+            self.names,
+            self.dns,
+            config.flows.table,
+        )
         self._counters: Counter[str] = Counter()
         self._outside = Outside()
         self._images = TextCache(image_path)
@@ -86,6 +104,11 @@ class Enricher:
         self._by_id = self.sandboxes.by_id
         self._current = self.processes.current
         self._user_names = self.users.known
+        self._flow_handlers: dict[type[Struct], Callable[[Any, int, int], Iterable[FlowActivity]]] = {
+            layouts.Flow: self.flows.flow,
+            layouts.Payload: self.flows.payload,
+            layouts.Listen: self.flows.listen,
+        }
         self._handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
             Exec: self._exec,
             Fork: self._fork,
@@ -105,6 +128,10 @@ class Enricher:
             return None
         return handler(record, generation, position)
 
+    def apply_flow(self, record: Struct, generation: int, position: int) -> Iterable[FlowActivity]:
+        """The same for a record of a flow, which may mean several things, or nothing yet."""
+        return self._flow_handlers[type(record)](record, generation, position)
+
     def discover(self, generation: int, position: int) -> list[SandboxChange]:
         """The sandboxes that exist and were not known: at start, or after a reload of the
         configuration. Ids count up from `position`; they are not a ring's, so give a generation that is
@@ -118,7 +145,7 @@ class Enricher:
     def scan(self, existing: Iterable[Sandbox], generation: int, position: int) -> Existing:
         """What is in these sandboxes already: processes, flows, listeners, open devices."""
         utc_ns, monotonic_ns = self._timeline.now()
-        scan = ExistingScan(self.processes, self.users, self._actions.addresses, self._mount, self._limit)
+        scan = ExistingScan(self.processes, self.users, self.addresses, self._mount, self._limit)
         found = scan.run(list(existing), (generation, position, utc_ns, monotonic_ns))
         self._counters.update(found.counters)
         return found
@@ -130,12 +157,18 @@ class Enricher:
         self.sandboxes.retry_names()
         for sandbox_id in self.sandboxes.forgotten():
             self.processes.forget(sandbox_id)
+            self.flows.forget(sandbox_id)
+
+    def utc(self, monotonic_ns: int) -> int:
+        """UTC of a record's time."""
+        return self._timeline.utc(monotonic_ns)
 
     @property
     def counters(self) -> Counter[str]:
         """What could not be known or kept, by reason."""
         impossible = Counter({"times_impossible": self._timeline.impossible})
-        return self._counters + self.sandboxes.counters + self.processes.counters + impossible
+        network = self.flows.counters + self.dns.counters
+        return self._counters + self.sandboxes.counters + self.processes.counters + network + impossible
 
     # Processes.
 
@@ -224,6 +257,12 @@ class Enricher:
             r.net_ns,
             r.user_ns,
             r.flags & _KILLED != 0,
+            stream_name(r.stdin_kind),
+            stream_name(r.stdout_kind),
+            stream_name(r.stderr_kind),
+            r.stdin_inode,
+            r.stdout_inode,
+            r.stderr_inode,
         )
 
     def _run(self, process: Process, r: Exec, image: str, line: str, raw: Raw) -> None:
@@ -312,3 +351,10 @@ class Enricher:
         return SandboxChange(
             *when, change, sandbox.id, sandbox.name, sandbox.class_, path, cgroup_id, sandbox.runtime, tgid, raw
         )
+
+
+def _dns_settings(config: Config) -> DnsSettings:
+    dns = config.dns
+    return DnsSettings(
+        resolvers=dns.resolvers, ttl_cap_s=dns.ttl_cap_seconds, private_answers=dns.private_answers == "allow"
+    )

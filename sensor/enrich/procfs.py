@@ -14,6 +14,7 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import select
 import signal
 import stat
@@ -161,9 +162,38 @@ def descriptors(tgid: int) -> list[tuple[int, bytes]]:
     return found
 
 
+def standard_streams(tgid: int) -> tuple[str, str, str, int, int, int]:
+    """Kinds and inodes of its standard streams, as ProcessCreation has them; "" and 0 where there is none. By the
+    links' text alone: a stat would wait for a file system that a sandbox may have made."""
+    found = [_stream(tgid, number) for number in range(3)]
+    (a, x), (b, y), (c, z) = found
+    return a, b, c, x, y, z
+
+
+_STREAM = re.compile(rb"(socket|pipe):\[(\d{1,20})\]|/dev/pts/(\d{1,9})")
+
+
+def _stream(tgid: int, number: int) -> tuple[str, int]:
+    try:
+        link = os.readlink(b"/proc/%d/fd/%d" % (tgid, number))
+    except OSError:
+        return "", 0
+    match = _STREAM.fullmatch(link)
+    if match is None:
+        return ("null" if link == b"/dev/null" else "device" if link.startswith(b"/dev/") else "file"), 0
+    if match[3] is not None:
+        return "pty", int(match[3])
+    return match[1].decode(), int(match[2])
+
+
+def descriptor_facts(tgid: int, fd: int) -> bytes:
+    """/proc/PID/fdinfo/FD; empty where it is gone."""
+    return _read(f"/proc/{tgid}/fdinfo/{fd}", 4096) or b""
+
+
 def open_mode(tgid: int, fd: int) -> int:
     """The flags that a descriptor was opened with (O_RDONLY, …); O_RDONLY where it is gone."""
-    for line in (_read(f"/proc/{tgid}/fdinfo/{fd}", 4096) or b"").split(b"\n"):
+    for line in descriptor_facts(tgid, fd).split(b"\n"):
         if line.startswith(b"flags:"):
             return int(line.split()[1], 8)
     return os.O_RDONLY

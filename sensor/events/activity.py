@@ -60,6 +60,12 @@ class ProcessCreation(Activity, frozen=True, gc=False):
     NetworkNamespace: int
     UserNamespace: int
     Killed: bool  # by the probe, since it could not be recorded
+    StandardInput: str  # socket, pipe, pty, tty, null, device, file, other, "" where it is closed or unknown
+    StandardOutput: str
+    StandardError: str
+    StandardInputInode: int  # of the socket, pipe or file; of a pty its number
+    StandardOutputInode: int
+    StandardErrorInode: int
 
 
 class NetworkConnection(Activity, frozen=True, gc=False):
@@ -103,6 +109,135 @@ class DeviceAccess(Activity, frozen=True, gc=False):
     Repeat: bool
 
 
+class Flow(Activity, frozen=True, gc=False):
+    """What events about one flow share. A flow is one socket's exchange with one peer; its process is the one
+    that made the socket, or that made the listener of an accepted one."""
+
+    Protocol: str  # tcp, udp, icmp, or ip:<number>
+    Initiated: bool  # True: connected from here, or the first datagram left from here; False: accepted
+    DestinationIp: str  # the remote end, whoever began
+    DestinationPort: int
+    DestinationIsIpv6: bool
+    DestinationHostname: str  # "" while unknown
+    HostnameTrusted: bool  # a configured resolver gave the name; any other a sandbox can make up
+    DestinationIsLoopback: bool
+    DestinationIsPrivate: bool
+    SourceIp: str
+    SourcePort: int
+    SocketCookie: int
+    SocketInode: int  # 0 where it was not known yet
+
+
+class NetworkFlow(Flow, frozen=True, gc=False):
+    """Established, still alive after a while, or ended. Counters are payload of IP, so retransmits count."""
+
+    category: ClassVar[str] = "network_flow"
+
+    Phase: str  # established, sample, ended
+    EndReason: str  # "", closed, idle, evicted, cut
+    DurationMs: int
+    BytesOut: int
+    BytesIn: int
+    PacketsOut: int
+    PacketsIn: int
+    Inversions: int  # times that data came in first, after a pause
+    Late: bool  # told later than it began: it was one of many, and lived on
+    Count: int  # flows to this peer that this event stands for
+    NetworkNamespace: int
+
+
+class NetworkProtocol(Flow, frozen=True, gc=False):
+    """What the first bytes of one direction of a flow are (sensor/enrich/protocols/result.py)."""
+
+    category: ClassVar[str] = "network_protocol"
+
+    ApplicationProtocol: str  # ssh, tls, quic, http, socks, dns, stratum, …; unknown
+    FromSandbox: bool  # the sandbox's socket sent these bytes
+    ProtocolRole: str  # client, server, ""
+    MessageKind: str
+    ProtocolVersion: str
+    Software: str
+    ServerName: str  # SNI, Host, first question
+    ServerNameUnresolved: bool  # the sandbox looked up this address, but never by this name: fronting
+    Alpn: str
+    Ja4: str
+    Method: str
+    Path: str
+    Upgrade: str
+    Subprotocol: str
+    Dialect: str
+    ProtocolUser: str
+    ProtocolTarget: str
+    Certain: bool
+    Denied: bool  # the policy denies this protocol; in enforce mode it was cut
+
+
+class DnsQuery(Flow, frozen=True, gc=False):
+    """A DNS question that left the sandbox, or the answer to one."""
+
+    category: ClassVar[str] = "dns_query"
+
+    QueryName: str  # lower case, without the final dot
+    QueryType: str  # A, AAAA, TXT, NULL, …; TYPE<number>
+    Answered: bool  # True: this is the answer
+    QueryStatus: str  # "", NOERROR, NXDOMAIN, …
+    QueryResults: str  # addresses and names, joined by `;`, at most 1024 characters
+    RegisteredDomain: str  # as far as a short list of public suffixes tells
+    Resolver: bool  # one of the configured resolvers
+    MessageBytes: int
+
+
+class NetworkListen(Activity, frozen=True, gc=False):
+    """A socket that waits for others: TCP listen, UDP bound."""
+
+    category: ClassVar[str] = "network_listen"
+
+    Protocol: str
+    SourceIp: str
+    SourcePort: int
+    SourceIsIpv6: bool
+    SourceIsLoopback: bool
+    SourceIsAny: bool  # 0.0.0.0 or ::
+    SocketCookie: int
+
+
+class NetworkBehavior(Activity, frozen=True, gc=False):
+    """What no single event shows: derived by a detector (sensor/detect/), with its evidence. The process is the one
+    that holds the flow, or does it. Fields that a behaviour does not have are 0 or ""."""
+
+    category: ClassVar[str] = "network_behavior"
+
+    Behavior: str  # relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel
+    Score: int  # 0 to 100
+    ScoreParts: str  # "conservation=40 repetition=20", in a fixed order
+    Cookies: str  # of the flows that show it, hexadecimal, joined by blanks, at most 16
+    Protocol: str  # of the outward flow
+    DestinationIp: str
+    DestinationPort: int
+    DestinationIsIpv6: bool
+    DestinationHostname: str
+    DestinationIsLoopback: bool
+    DestinationIsPrivate: bool
+    ApplicationProtocol: str  # of the outward flow, where its first bytes told
+    Inner: str  # relay: where it dials, "127.0.0.1:22" or a path; reverse_shell: socket, pipe, pty; else ""
+    InnerPort: int
+    HolderProcessIds: str  # tgids that hold the flow, joined by blanks, at most 16
+    Repetitions: int
+    Conservation: int  # percent
+    DistinctDestinations: int
+    DistinctPorts: int
+    PeriodMs: int
+    JitterPercent: int
+    DurationMs: int
+    BytesOut: int
+    BytesIn: int
+    CpuPercent: int  # of all CPUs, over the window
+    GpuHeld: bool
+    QueriesPerMinute: int
+    EntropyMilliBits: int  # mean of the labels, thousandths of a bit a character
+    Domain: str
+
+
 class ProcessTermination(Activity, frozen=True, gc=False):
     category: ClassVar[str] = "process_termination"
 
@@ -130,4 +265,14 @@ class SandboxChange(Struct, frozen=True, gc=False):
     raw: dict[str, bytes] | None
 
 
-AnyActivity = ProcessCreation | NetworkConnection | DeviceAccess | ProcessTermination
+AnyActivity = (
+    ProcessCreation
+    | NetworkConnection
+    | DeviceAccess
+    | ProcessTermination
+    | NetworkFlow
+    | NetworkProtocol
+    | DnsQuery
+    | NetworkListen
+    | NetworkBehavior
+)

@@ -33,6 +33,10 @@ RECORDS = {
     "PF_TYPE_CONNECT": "pf_connect",
     "PF_TYPE_CONNECT_UNIX": "pf_connect_unix",
     "PF_TYPE_DEVICE": "pf_device_attempt",
+    "PF_TYPE_FLOW": "pf_flow",
+    "PF_TYPE_LISTEN": "pf_listen",
+    "PF_TYPE_PAYLOAD": "pf_payload",
+    "PF_TYPE_INVERSION": "pf_inversion",
 }
 
 
@@ -163,7 +167,7 @@ def generate(text: str) -> str:
         "",
     ]
     for name, members in enums.items():
-        base = "IntFlag" if name in ("pf_flag", "pf_file") else "IntEnum"
+        base = "IntFlag" if name in ("pf_flag", "pf_file", "pf_flow_flag") else "IntEnum"
         prefix = name.upper() + "_"
         out += [f"class {_camel(name)}({base}):"]
         out += [f"    {member.removeprefix(prefix)} = {value}" for member, value in members.items()]

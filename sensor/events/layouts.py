@@ -10,7 +10,7 @@ from struct import Struct as PackedStruct
 from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview | mmap
-ABI = 1
+ABI = 2
 
 
 class ShortRecord(ValueError):
@@ -27,6 +27,10 @@ class Type(IntEnum):
     CONNECT = 32
     CONNECT_UNIX = 33
     DEVICE = 48
+    FLOW = 64
+    LISTEN = 65
+    PAYLOAD = 66
+    INVERSION = 67
 
 
 class Flag(IntFlag):
@@ -42,6 +46,56 @@ class Verdict(IntEnum):
     WOULD_REFUSE = 2
     UNRECORDED = 3
     PROTECTED = 4
+    EGRESS = 5
+    WOULD_EGRESS = 6
+
+
+class Phase(IntEnum):
+    ESTABLISHED = 0
+    SAMPLE = 1
+    ENDED = 2
+
+
+class FlowFlag(IntFlag):
+    INITIATED = 1
+    LATE = 2
+    ADOPTED = 4
+    CUT = 8
+
+
+class End(IntEnum):
+    NONE = 0
+    CLOSED = 1
+    IDLE = 2
+    EVICTED = 3
+
+
+class Prefix(IntEnum):
+    NONE = 0
+    SSH = 1
+    STRATUM = 2
+    SOCKS = 3
+    WIREGUARD = 4
+    BORE = 5
+    HTTP_CONNECT = 6
+
+
+class Way(IntEnum):
+    OTHER = 0
+    LOOPBACK = 1
+    TUN = 2
+
+
+class Stream(IntEnum):
+    NONE = 0
+    SOCKET = 1
+    PIPE = 2
+    PTY = 3
+    TTY = 4
+    NULL = 5
+    DEVICE = 6
+    FILE = 7
+    OTHER = 8
 
 
 class File(IntFlag):
@@ -82,11 +136,14 @@ class Loss(IntEnum):
     REPEATS_FULL = 6
     WATCH_FULL = 7
     NAME_TOO_LONG = 8
+    FLOWS_EVICTED = 9
+    PAYLOAD = 10
+    DATAGRAMS = 11
     REASONS = 16
 
 
 class Exec(Struct, frozen=True, gc=False):
-    """A `struct pf_exec`: 144 bytes, then its tails."""
+    """A `struct pf_exec`: 176 bytes, then its tails."""
 
     type: int
     flags: int
@@ -115,13 +172,19 @@ class Exec(Struct, frozen=True, gc=False):
     cgroup_ns: int
     owner: int
     group: int
+    stdin_inode: int
+    stdout_inode: int
+    stderr_inode: int
+    stdin_kind: int
+    stdout_kind: int
+    stderr_kind: int
     argv: bytes
     filename: bytes
     image_path: bytes
     cwd_path: bytes
 
 
-_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIHHHH")
+_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQBBB5xHHHH")
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
@@ -153,12 +216,18 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         cgroup_ns,
         owner,
         group,
+        stdin_inode,
+        stdout_inode,
+        stderr_inode,
+        stdin_kind,
+        stdout_kind,
+        stderr_kind,
         argv_len,
         filename_len,
         image_path_len,
         cwd_path_len,
     ) = _PF_EXEC.unpack_from(buffer, at)
-    a0 = at + 144
+    a0 = at + 176
     a1 = a0 + argv_len
     a2 = a1 + filename_len
     a3 = a2 + image_path_len
@@ -193,6 +262,12 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         cgroup_ns,
         owner,
         group,
+        stdin_inode,
+        stdout_inode,
+        stderr_inode,
+        stdin_kind,
+        stdout_kind,
+        stderr_kind,
         bytes(buffer[a0:a1]),
         bytes(buffer[a1:a2]),
         bytes(buffer[a2:a3]),
@@ -470,11 +545,208 @@ def read_device_attempt(buffer: Buffer, at: int) -> DeviceAttempt:
     return DeviceAttempt(*_PF_DEVICE_ATTEMPT.unpack_from(buffer, at))
 
 
+class Flow(Struct, frozen=True, gc=False):
+    """A `struct pf_flow`: 200 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    cookie: int
+    inode: int
+    started_ns: int
+    last_ns: int
+    bytes_out: int
+    bytes_in: int
+    count: int
+    outer_cookie: int
+    outer_bytes_out: int
+    outer_bytes_in: int
+    outer_packets_out: int
+    outer_packets_in: int
+    packets_out: int
+    packets_in: int
+    inversions: int
+    net_ns: int
+    slot: int
+    family: int
+    local_port: int
+    remote_port: int
+    protocol: int
+    phase: int
+    flow_flags: int
+    end: int
+    denied: int
+    verdict: int
+    local: bytes
+    remote: bytes
+
+
+_PF_FLOW = PackedStruct("<HHIQQQIIQQQQQQQQQQQIIIIIIIHHHBBBBBB16s16s")
+
+
+def read_flow(buffer: Buffer, at: int) -> Flow:
+    return Flow(*_PF_FLOW.unpack_from(buffer, at))
+
+
+class Listen(Struct, frozen=True, gc=False):
+    """A `struct pf_listen`: 88 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    cookie: int
+    net_ns: int
+    family: int
+    port: int
+    protocol: int
+    address: bytes
+
+
+_PF_LISTEN = PackedStruct("<HHIQQQIIQQIHHB7x16s")
+
+
+def read_listen(buffer: Buffer, at: int) -> Listen:
+    return Listen(*_PF_LISTEN.unpack_from(buffer, at))
+
+
+class Payload(Struct, frozen=True, gc=False):
+    """A `struct pf_payload`: 120 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    cookie: int
+    started_ns: int
+    offset: int
+    length: int
+    slot: int
+    family: int
+    local_port: int
+    remote_port: int
+    protocol: int
+    incoming: int
+    flow_flags: int
+    device: int
+    local: bytes
+    remote: bytes
+    data: bytes
+
+
+_PF_PAYLOAD = PackedStruct("<HHIQQQIIQQQIIIHHHBBBBH16s16s")
+
+
+def read_payload(buffer: Buffer, at: int) -> Payload:
+    (
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        cookie,
+        started_ns,
+        offset,
+        length,
+        slot,
+        family,
+        local_port,
+        remote_port,
+        protocol,
+        incoming,
+        flow_flags,
+        device,
+        data_len,
+        local,
+        remote,
+    ) = _PF_PAYLOAD.unpack_from(buffer, at)
+    a0 = at + 120
+    a1 = a0 + data_len
+    if a1 - at > size:
+        raise ShortRecord
+    return Payload(
+        type,
+        flags,
+        size,
+        time_ns,
+        sandbox_id,
+        cgroup_id,
+        tgid,
+        tid,
+        exec_id,
+        cookie,
+        started_ns,
+        offset,
+        length,
+        slot,
+        family,
+        local_port,
+        remote_port,
+        protocol,
+        incoming,
+        flow_flags,
+        device,
+        local,
+        remote,
+        bytes(buffer[a0:a1]),
+    )
+
+
+class Inversion(Struct, frozen=True, gc=False):
+    """A `struct pf_inversion`: 104 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    cookie: int
+    started_ns: int
+    idle_ns: int
+    bytes_out: int
+    bytes_in: int
+    packets_out: int
+    packets_in: int
+    length: int
+    inversions: int
+
+
+_PF_INVERSION = PackedStruct("<HHIQQQIIQQQQQQIIII")
+
+
+def read_inversion(buffer: Buffer, at: int) -> Inversion:
+    return Inversion(*_PF_INVERSION.unpack_from(buffer, at))
+
+
 HEADER_SIZE = 48
 
 # Record type → (smallest size, reader).
 READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
-    1: (144, read_exec),
+    1: (176, read_exec),
     2: (88, read_fork),
     3: (64, read_exit),
     16: (64, read_cgroup),
@@ -483,4 +755,8 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     32: (128, read_connect),
     33: (104, read_connect_unix),
     48: (96, read_device_attempt),
+    64: (200, read_flow),
+    65: (88, read_listen),
+    66: (120, read_payload),
+    67: (104, read_inversion),
 }

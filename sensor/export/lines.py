@@ -17,7 +17,12 @@ from msgspec.structs import asdict
 from sensor.events.activity import (
     AnyActivity,
     DeviceAccess,
+    DnsQuery,
+    NetworkBehavior,
     NetworkConnection,
+    NetworkFlow,
+    NetworkListen,
+    NetworkProtocol,
     ProcessCreation,
     ProcessTermination,
     SandboxChange,
@@ -28,11 +33,18 @@ VERSION = 1
 _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year
 _HEADS = {
     kind: b'{"v":%d,"kind":"event","category":"%b","id":"' % (VERSION, kind.category.encode())
-    for kind in (ProcessCreation, NetworkConnection, DeviceAccess, ProcessTermination)
-}
+    for kind in (
+        ProcessCreation, NetworkConnection, DeviceAccess, ProcessTermination, NetworkFlow, NetworkProtocol, DnsQuery,
+        NetworkListen, NetworkBehavior,
+    )
+}  # fmt: skip
 _DETECTION_FIELDS = (
     "SandboxId", "SandboxName", "SandboxClass", "ProcessId", "ProcessGuid", "Image", "CommandLine", "CurrentDirectory",
     "User", "ParentProcessId", "ParentImage", "ParentCommandLine", "EntryImage", "EntryCommandLine", "Existing",
+)  # fmt: skip
+_FLOW_FIELDS = (
+    "Protocol", "Initiated", "DestinationIp", "DestinationPort", "DestinationHostname", "SourceIp", "SourcePort",
+    "SocketCookie",
 )  # fmt: skip
 _DETECTION_FIELDS_OF = {
     ProcessCreation: ("ImageInvoked",),
@@ -44,6 +56,19 @@ _DETECTION_FIELDS_OF = {
         "DeviceClass", "DeviceType", "DeviceMajor", "DeviceMinor", "Access", "GpuGranted", "Verdict", "Count",
     ),
     ProcessTermination: ("ExitCode", "ExitSignal"),
+    NetworkFlow: (*_FLOW_FIELDS, "Phase", "DurationMs", "BytesOut", "BytesIn", "Inversions"),
+    NetworkProtocol: (
+        *_FLOW_FIELDS, "ApplicationProtocol", "FromSandbox", "MessageKind", "Software", "ServerName", "Ja4", "Method",
+        "Dialect", "ProtocolTarget", "Denied",
+    ),
+    DnsQuery: (*_FLOW_FIELDS, "QueryName", "QueryType", "Answered", "QueryStatus", "QueryResults"),
+    NetworkListen: ("Protocol", "SourceIp", "SourcePort"),
+    NetworkBehavior: (
+        "Behavior", "Score", "ScoreParts", "Cookies", "Protocol", "DestinationIp", "DestinationPort",
+        "DestinationHostname", "ApplicationProtocol", "Inner", "HolderProcessIds", "Repetitions", "Conservation",
+        "DistinctDestinations", "DistinctPorts", "PeriodMs", "JitterPercent", "DurationMs", "BytesOut", "BytesIn",
+        "CpuPercent", "GpuHeld", "QueriesPerMinute", "EntropyMilliBits", "Domain",
+    ),
 }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ from typing import get_args
 from msgspec import Struct
 
 from sensor.config import Action, Config, DeviceClassName, SandboxClass
+from sensor.confignetwork import name_of
 from sensor.events.detection import LEVELS
 from sensor.events.layouts import Device
+from sensor.respond import prefixes
 
 DEFAULT_CLASS = "default"
 
@@ -18,6 +20,7 @@ MODE_MONITOR = 0
 MODE_ENFORCE = 1
 UNRECORDED_ALLOW = 0
 UNRECORDED_REFUSE = 1
+EGRESS_LIMITED, EGRESS_LOOPBACK_TOO = 1, 2  # PF_EGRESS_… in probes/egress.bpf.c
 
 
 class KernelClass(Struct, frozen=True):
@@ -28,6 +31,9 @@ class KernelClass(Struct, frozen=True):
     granted: int  # bitmask: bit n is device class n of layouts.Device
     mode: int  # MODE_*
     when_unrecorded: int  # UNRECORDED_*
+    denied_protocols: int = 0  # bitmask: bit n is protocol n of layouts.Prefix
+    egress: int = 0  # EGRESS_*
+    egress_names: bool = False  # its egress list has names
 
 
 class Decision(Struct, frozen=True):
@@ -74,6 +80,12 @@ def _ordered(config: Config) -> list[tuple[str, SandboxClass]]:
     return [(DEFAULT_CLASS, default), *others]
 
 
+def _egress(settings: SandboxClass) -> int:
+    if settings.egress.default == "allow":
+        return 0
+    return EGRESS_LIMITED | (EGRESS_LOOPBACK_TOO if settings.egress.loopback == "deny" else 0)
+
+
 def _kernel_class(index: int, name: str, settings: SandboxClass) -> KernelClass:
     return KernelClass(
         index=index,
@@ -81,6 +93,9 @@ def _kernel_class(index: int, name: str, settings: SandboxClass) -> KernelClass:
         granted=device_mask(settings.granted_devices),
         mode=MODE_ENFORCE if settings.mode == "enforce" else MODE_MONITOR,
         when_unrecorded=UNRECORDED_REFUSE if settings.when_unrecorded == "refuse" else UNRECORDED_ALLOW,
+        denied_protocols=prefixes.mask(settings.denied_protocols),
+        egress=_egress(settings),
+        egress_names=any(name_of(entry.to) for entry in settings.egress.allow),
     )
 
 

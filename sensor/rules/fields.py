@@ -12,7 +12,18 @@ from typing import Any, Literal, get_type_hints
 
 from msgspec import Struct, structs
 
-from sensor.events.activity import Activity, DeviceAccess, NetworkConnection, ProcessCreation, ProcessTermination
+from sensor.events.activity import (
+    Activity,
+    DeviceAccess,
+    DnsQuery,
+    NetworkBehavior,
+    NetworkConnection,
+    NetworkFlow,
+    NetworkListen,
+    NetworkProtocol,
+    ProcessCreation,
+    ProcessTermination,
+)
 
 Kind = Literal["text", "address", "number", "flag", "time"]
 
@@ -27,7 +38,18 @@ class Field(Struct, frozen=True):
 
 
 CATEGORIES: dict[str, type[Activity]] = {
-    kind.category: kind for kind in (ProcessCreation, NetworkConnection, DeviceAccess, ProcessTermination)
+    kind.category: kind
+    for kind in (
+        ProcessCreation,
+        NetworkConnection,
+        DeviceAccess,
+        ProcessTermination,
+        NetworkFlow,
+        NetworkProtocol,
+        DnsQuery,
+        NetworkListen,
+        NetworkBehavior,
+    )
 }
 
 # Identity and raw bytes are for the log: a rule that matched on them would not survive a replay.
@@ -44,7 +66,15 @@ _KEYWORD_FIELDS = {
     "network_connection": (*_KEYWORDS, "DestinationIp", "DestinationHostname", "DestinationPath"),
     "device_access": (*_KEYWORDS, "DeviceClass"),
     "process_termination": _KEYWORDS,
-}
+    "network_flow": (*_KEYWORDS, "DestinationIp", "DestinationHostname"),
+    "network_protocol": (
+        *_KEYWORDS, "DestinationIp", "DestinationHostname", "Software", "ServerName", "Path", "ProtocolUser",
+        "ProtocolTarget",
+    ),
+    "dns_query": (*_KEYWORDS, "QueryName", "QueryResults"),
+    "network_listen": (*_KEYWORDS, "SourceIp"),
+    "network_behavior": (*_KEYWORDS, "DestinationIp", "DestinationHostname", "Domain"),
+}  # fmt: skip
 
 _ABSENT = {
     "OriginalFileName": "it is Windows version information",
@@ -88,12 +118,77 @@ _DESCRIPTIONS = {
     "NetworkNamespace": "inode number of the network namespace",
     "UserNamespace": "inode number of the user namespace",
     "Killed": "the probe killed it, since it could not be recorded",
+    "StandardInput": "socket, pipe, pty, tty, null, device, file, other; empty where closed or unknown",
+    "StandardOutput": "the same",
+    "StandardError": "the same",
+    "StandardInputInode": "inode of its socket, pipe or file; of a pty its number",
+    "StandardOutputInode": "the same",
+    "StandardErrorInode": "the same",
+    "Phase": "established, sample (it lives still), ended",
+    "EndReason": "closed, idle, evicted, cut; empty before the end",
+    "DurationMs": "how long it has lasted",
+    "BytesOut": "bytes the sandbox sent on it",
+    "BytesIn": "bytes it received",
+    "PacketsOut": "packets the sandbox sent on it",
+    "PacketsIn": "packets it received",
+    "Inversions": "how often data came in first, after a pause",
+    "Late": "one of many to this peer that was told only because it lived on",
+    "SocketInode": "inode of the socket's file",
+    "ApplicationProtocol": "ssh, tls, quic, http, socks, dns, stratum, getblocktemplate, stratum2, wireguard, openvpn, "
+    "frp, bore, chisel, wstunnel, devtunnels, yamux, shell; unknown",
+    "FromSandbox": "the sandbox's socket sent these bytes; false: it received them",
+    "ProtocolRole": "client or server, where the bytes tell",
+    "MessageKind": "banner, client_hello, server_hello, request, response, greeting, login, notify, prompt, …",
+    "ProtocolVersion": "version the bytes name",
+    "Software": "SSH software, User-Agent, Server, or the miner's name",
+    "ServerName": "SNI, Host, or the first DNS question",
+    "ServerNameUnresolved": "the sandbox asked for this address, but never by this name",
+    "Alpn": "protocols offered, joined by commas",
+    "Ja4": "JA4 fingerprint of a TLS or QUIC client",
+    "Method": "HTTP or Stratum method, SOCKS command, DNS record type",
+    "Path": "HTTP path, without the query string",
+    "Upgrade": "HTTP Upgrade",
+    "Subprotocol": "Sec-WebSocket-Protocol",
+    "Dialect": "Stratum: bitcoin, ethereum-stratum, eth-proxy, monero, named-params; TLS: tor-like",
+    "ProtocolUser": "Stratum wallet or worker",
+    "ProtocolTarget": "where a proxy is asked to go, host:port",
+    "Certain": "false: other protocols may look so",
+    "Denied": "the class's policy denies this protocol",
+    "QueryName": "the name asked for, lower case",
+    "QueryType": "A, AAAA, TXT, NULL, … or TYPE<number>",
+    "Answered": "true: an answer; false: a question",
+    "QueryStatus": "NOERROR, NXDOMAIN, …; empty in a question",
+    "QueryResults": "answers, joined by `;`",
+    "RegisteredDomain": "the name's last labels, up to below the public suffix",
+    "Resolver": "the peer is a configured resolver",
+    "MessageBytes": "size of the message",
+    "SourceIsLoopback": "only this host can reach it",
+    "SourceIsAny": "it listens on every address",
+    "Behavior": "relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel",
+    "Score": "0 to 100",
+    "ScoreParts": "what the score is made of: name=points, joined by blanks",
+    "Cookies": "sockets that show it",
+    "Inner": "relay: where it dials inside; reverse_shell: socket, pipe or pty",
+    "InnerPort": "relay: the port it dials inside",
+    "HolderProcessIds": "tgids that hold the flow",
+    "Repetitions": "how often it was seen",
+    "Conservation": "percent of the bytes that came in on one flow and left on the other",
+    "DistinctDestinations": "addresses reached in the window",
+    "DistinctPorts": "ports reached in the window",
+    "PeriodMs": "median time between exchanges",
+    "JitterPercent": "spread of that time",
+    "CpuPercent": "of all CPUs, over the window",
+    "GpuHeld": "the process holds a GPU device",
+    "QueriesPerMinute": "DNS questions for this domain",
+    "EntropyMilliBits": "entropy of the names' labels, thousandths of a bit a character",
+    "Domain": "registered domain asked for",
     "Protocol": "tcp, udp, unix, icmp, or ip:<number>",
     "Initiated": "true: the sandbox connects; false: it was connected to",
     "DestinationIp": "remote address; empty for unix",
     "DestinationPort": "remote port; 0 for unix",
     "DestinationIsIpv6": "the address is IPv6",
     "DestinationHostname": "the name it was looked up by, where known",
+    "HostnameTrusted": "a configured resolver gave the name; any other a sandbox can make up",
     "DestinationPath": "path of a unix socket; an abstract name begins with @",
     "DestinationIsLoopback": "the address is a loopback address",
     "DestinationIsPrivate": "private, unique local, link local or loopback address",

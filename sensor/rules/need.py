@@ -34,6 +34,11 @@ _TRUE = {
     "DestinationIsPrivate": 0.6,
     "Granted": 0.7,
     "GpuGranted": 0.5,
+    "FromSandbox": 0.5,
+    "Certain": 0.9,
+    "Answered": 0.5,
+    "Resolver": 0.9,
+    "SourceIsLoopback": 0.5,
 }
 _TRUE_SELDOM = 0.05
 
@@ -47,6 +52,18 @@ _VALUE = {
     "DeviceMajor": 0.05,
     "Access": 0.5,
     "DestinationPort": 0.002,
+    "ApplicationProtocol": 0.3,
+    "ProtocolRole": 0.5,
+    "MessageKind": 0.3,
+    "Phase": 0.4,
+    "Method": 0.2,
+    "QueryType": 0.4,
+    "Behavior": 0.2,
+    "Inner": 0.3,
+    "StandardInput": 0.05,
+    "StandardOutput": 0.05,
+    "StandardError": 0.05,
+    "DestinationHostname": 0.01,
 }
 _VALUE_SELDOM = 0.001
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cost, latency, memory, start, storms, throughput
+from tests.bench import cost, detection, dissect, flowmemory, latency, memory, start, storms, throughput
 from tests.bench.harness import BenchError, Figure, one_line, render, unmeasured
 from tests.bench.peers import without_audit
 from tests.bench.workspace import QUICK, Plan, Workspace, workspace
@@ -22,8 +22,11 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "cost": (cost.run, cost.NAMES),
     "storms": (storms.run, storms.NAMES),
     "throughput": (throughput.run, throughput.NAMES),
+    "dissect": (dissect.run, dissect.NAMES),
     "latency": (latency.run, latency.NAMES),
     "memory": (memory.run, memory.NAMES),
+    "flowmemory": (flowmemory.run, flowmemory.NAMES),
+    "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
 }
 ALL = [name for _, names in GROUPS.values() for name in names]

@@ -1,4 +1,5 @@
-"""What watching costs: exec, connect and open, outside and inside, the sensor on against off, peers beside it.
+"""What watching costs: exec, connect, open, bytes on loopback and whole requests, outside and inside, the sensor on
+against off, peers beside it.
 
 All arms run in one campaign: each round has `off` twice (their difference is what chance shows), `sensor`, and the
 peers, in an order drawn anew. The sensor is started cold for every round and its pins are removed after it: only
@@ -41,6 +42,8 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "connect-udp": ("connectloop", "-u"),
     "open": ("openloop", "TUN"),
     "open-null": ("openloop", "/dev/null"),
+    "throughput": ("throughput",),  # an operation is 128 KiB through one flow
+    "requests": ("requests",),  # all to one address
 }
 EXPECTED = {"connect": "111"}  # ECONNREFUSED: nobody listens there
 OFF = ("off", "off-again")
@@ -58,6 +61,10 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "connect-udp-inside": ("connect-udp", "inside", None),
     "open-inside": ("open", "inside", 5),
     "open-null-inside": ("open-null", "inside", 5),
+    "throughput-outside": ("throughput", "outside", 1),
+    "throughput-inside": ("throughput", "inside", 2),
+    "requests-outside": ("requests", "outside", 1),
+    "requests-inside": ("requests", "inside", 5),
 }
 MOST_BY_CHANCE = 3.0  # percent
 RATIO = "exec-inside-vs-auditd"

@@ -21,7 +21,8 @@ import msgspec
 from msgspec import Struct
 
 from sensor.bpf.ring import Ring
-from sensor.config import Config, Paths
+from sensor.bpf.tables import Tables
+from sensor.config import Config, Paths, complete
 from sensor.daemon import BATCH
 from sensor.enrich.enricher import Enricher
 from sensor.events.activity import AnyActivity, ProcessCreation, SandboxChange
@@ -29,6 +30,7 @@ from sensor.events.detection import Detection
 from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
 from sensor.metrics import Metrics
+from sensor.network import Network
 from sensor.pipeline import Pipeline
 from sensor.respond.responder import Responder
 from sensor.rules import ruleset
@@ -142,9 +144,13 @@ class _Line:
     def __init__(self, log: EventLog, rules: Ruleset) -> None:
         self.engine, self.stream, self.log, self.nobody = Engine(rules), Stream(), log, _Nobody()
         self.metrics = Metrics()
+        enricher, config = Enricher(Config(), str(cgroup2_mount())), complete(Config())
+        network = Network(
+            config, cast(Tables, None), enricher, self.metrics, lambda _: None, lambda *_: False, lambda *_, **__: None
+        )
         self.pipeline = Pipeline(
-            Enricher(Config(), str(cgroup2_mount())), self.engine, log, cast(Responder, self.nobody), self.metrics,
-            Recovery(None, frozenset(), {}, frozenset(), 0, 0), lambda _: None,
+            enricher, self.engine, log, cast(Responder, self.nobody), self.metrics,
+            Recovery(None, frozenset(), {}, frozenset(), 0, 0), lambda _: None, network,
         )  # fmt: skip
         self.position = self.exec_bytes = self.execs = 0
         self.feed(self.stream.birth(b"/pinfold/bench") + self.stream.parents())

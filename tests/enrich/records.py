@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sensor.events.layouts import Cgroup, Connect, ConnectUnix, DeviceAttempt, Exec, Exit, Fork, Move, Type
+from sensor.events.layouts import (
+    Cgroup,
+    Connect,
+    ConnectUnix,
+    DeviceAttempt,
+    Exec,
+    Exit,
+    Flow,
+    Fork,
+    Inversion,
+    Listen,
+    Move,
+    Payload,
+    Type,
+)
 
 BOX = 7001
 OTHER_BOX = 7002
@@ -141,4 +155,66 @@ def death(cgroup_id: int, path: bytes, *, time_ns: int = 20 * 10**9) -> Cgroup:
 def move(tgid: int, start_ns: int, *, previous: int, destination: int, sandbox: int = BOX, cgroup: int = BOX) -> Move:
     return Move(
         Type.CGROUP_MOVE, 0, 80, 13 * 10**9, sandbox, cgroup, tgid, tgid, 0, start_ns, previous, destination, 66
+    )
+
+
+def flow(
+    tgid: int,
+    remote: bytes,
+    *,
+    port: int = 443,
+    phase: int = 0,
+    cookie: int = 77,
+    started_ns: int = 11 * 10**9,
+    time_ns: int = 12 * 10**9,
+    flags: int = 1,
+    protocol: int = 6,
+    family: int = 2,
+    sandbox: int = BOX,
+    **more: int,
+) -> Flow:
+    said = {
+        "type": Type.FLOW, "size": 200, "time_ns": time_ns, "sandbox_id": sandbox, "cgroup_id": sandbox, "tgid": tgid,
+        "exec_id": 10**10, "cookie": cookie, "inode": 4711, "started_ns": started_ns, "last_ns": time_ns, "count": 1,
+        "family": family, "local_port": 40000, "remote_port": port, "protocol": protocol, "phase": phase,
+        "flow_flags": flags, "local": bytes((10, 0, 0, 2)).ljust(16, b"\0"), "remote": remote.ljust(16, b"\0"),
+    }  # fmt: skip
+    return Flow(**(dict.fromkeys(Flow.__struct_fields__, 0) | said | more))  # type: ignore[arg-type]
+
+
+def payload(
+    tgid: int,
+    remote: bytes,
+    data: bytes,
+    *,
+    port: int = 443,
+    offset: int = 0,
+    incoming: int = 0,
+    cookie: int = 77,
+    started_ns: int = 11 * 10**9,
+    time_ns: int = 12 * 10**9,
+    protocol: int = 6,
+    flags: int = 1,
+    **more: int,
+) -> Payload:
+    said = {
+        "type": Type.PAYLOAD, "size": 120 + len(data), "time_ns": time_ns, "sandbox_id": BOX, "cgroup_id": BOX,
+        "tgid": tgid, "exec_id": 10**10, "cookie": cookie, "started_ns": started_ns, "offset": offset,
+        "length": len(data), "family": 2, "local_port": 40000, "remote_port": port, "protocol": protocol,
+        "incoming": incoming, "flow_flags": flags, "local": bytes((10, 0, 0, 2)).ljust(16, b"\0"),
+        "remote": remote.ljust(16, b"\0"), "data": data,
+    }  # fmt: skip
+    return Payload(**(dict.fromkeys(Payload.__struct_fields__, 0) | said | more))  # type: ignore[arg-type]
+
+
+def listen(tgid: int, address: bytes, port: int, *, protocol: int = 6, family: int = 2) -> Listen:
+    return Listen(
+        Type.LISTEN, 0, 96, 12 * 10**9, BOX, BOX, tgid, tgid, 10**10, 78, 0, family, port, protocol,
+        address.ljust(16, b"\0"),
+    )  # fmt: skip
+
+
+def inversion(tgid: int, *, cookie: int = 77, started_ns: int = 11 * 10**9, time_ns: int = 14 * 10**9) -> Inversion:
+    return Inversion(
+        Type.INVERSION, 0, 112, time_ns, BOX, BOX, tgid, 0, 10**10, cookie, started_ns, 2 * 10**9, 100, 100, 3, 3, 50, 1
     )

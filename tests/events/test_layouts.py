@@ -69,7 +69,7 @@ def test_every_enumerator_has_the_compilers_value() -> None:
     names = [member for members in enums.values() for member in members]
     true = compiled.constants(names)
     for enum, members in enums.items():
-        generated = getattr(layouts, enum.removeprefix("pf_").capitalize())
+        generated = getattr(layouts, "".join(map(str.capitalize, enum.removeprefix("pf_").split("_"))))
         assert issubclass(generated, IntEnum | IntFlag)
         prefix = enum.upper() + "_"
         assert {m.removeprefix(prefix): true[m] for m in members} == {m.name: m.value for m in generated}

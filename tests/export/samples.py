@@ -58,6 +58,12 @@ def process_creation(**fields: Any) -> ProcessCreation:
         "NetworkNamespace": 3,
         "UserNamespace": 4,
         "Killed": False,
+        "StandardInput": "null",
+        "StandardOutput": "pipe",
+        "StandardError": "socket",
+        "StandardInputInode": 0,
+        "StandardOutputInode": 4711,
+        "StandardErrorInode": 4712,
     }
     return ProcessCreation(**(COMMON | own | fields))
 

@@ -172,6 +172,76 @@ ATTEMPTS: dict[str, list[Any]] = {
     "GpuGranted": [True, False],
     "Count": [1, 300],
 }
+WHERE = {name: values for name, values in CONNECTIONS.items() if name not in ("DestinationPath", "Verdict")}
+FLOWS: dict[str, list[Any]] = WHERE | {
+    "Protocol": ["tcp", "udp", "icmp", "ip:47"],
+    "Phase": ["established", "sample", "ended"],
+    "EndReason": ["", "closed", "cut"],
+    "DurationMs": [0, 900_000, 7_200_000],
+    "BytesOut": [100, 20_000, 2 << 20, 2 << 30],
+    "BytesIn": [100, 2 << 20],
+    "Inversions": [0, 50],
+}
+FIRST_BYTES: dict[str, list[Any]] = WHERE | {
+    "ApplicationProtocol": ["ssh", "tls", "quic", "http", "socks", "stratum", "wireguard", "frp", "yamux", "shell"],
+    "FromSandbox": [True, True, False],
+    "ProtocolRole": ["client", "server", ""],
+    "MessageKind": ["banner", "client_hello", "request", "handshake", "prompt", "keepalive"],
+    "Software": ["", "OpenSSH_9.2", "paramiko_3.4.0", "PuTTY_Release_0.80", "XMRig/6.21.0"],
+    "ServerName": ["", "bore.pub", "x.loca.lt", "pool.supportxmr.com", "0x0.st", "dns.google", "169.254.169.254"],
+    "Alpn": ["", "h2,http/1.1", "frp"],
+    "Dialect": ["", "bitcoin", "monero", "tor-like"],
+    "Method": ["GET", "CONNECT", "login"],
+    "Path": ["/", "/latest/meta-data/iam", "/api"],
+    "Certain": [True, False],
+    "Denied": [False, False, True],
+}
+QUESTIONS: dict[str, list[Any]] = WHERE | {
+    "QueryName": [
+        "pypi.org",
+        "bore.pub",
+        "x.nicehash.com",
+        "0x0.st",
+        "a.onion",
+        f"{'a' * 60}.{'b' * 50}.t.org",
+        "\\001\\002.org",
+    ],
+    "QueryType": ["A", "TXT", "NULL", "AXFR"],
+    "QueryResults": ["", "169.254.169.254", "203.0.113.9"],
+    "Answered": [True, False],
+}
+LISTENERS: dict[str, list[Any]] = {
+    "Protocol": ["tcp", "udp"],
+    "SourcePort": [22, 1080, 4028, 4444, 7000, 51820],
+    "SourceIsLoopback": [True, False],
+    "Image": ["/usr/bin/ssh", "/usr/bin/nc", "/usr/bin/node"],
+}
+BEHAVIORS: dict[str, list[Any]] = {name: WHERE[name] for name in WHERE if name != "Initiated"} | {
+    "Behavior": [
+        "relay",
+        "reverse_shell",
+        "beacon",
+        "mining_session",
+        "fan_out",
+        "idle_tunnel",
+        "tun_flow",
+        "dns_tunnel",
+    ],
+    "Score": [0, 35, 45, 55, 65, 90],
+    "ApplicationProtocol": ["", "ssh", "tls"],
+    "Inner": ["", "socket", "pipe"],
+    "InnerPort": [0, 22, 8000],
+    "GpuHeld": [True, False],
+}
+FIELDS_OF = {
+    "network_connection": CONNECTIONS,
+    "device_access": ATTEMPTS,
+    "network_flow": FLOWS,
+    "network_protocol": FIRST_BYTES,
+    "dns_query": QUESTIONS,
+    "network_listen": LISTENERS,
+    "network_behavior": BEHAVIORS,
+}
 
 
 def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
@@ -182,11 +252,10 @@ def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
     for _ in range(600):
         text = chosen.choice([" ", "  ", "\t", " '"]).join(chosen.choices(words, k=chosen.randrange(1, 25)))
         event = {"CommandLine": text, "Image": f"{chosen.choice(FOLDERS)}/{chosen.choice(words)}"}
-        for category, more in (
-            ("process_creation", {"ImageInvoked": text[:40]}),
-            ("network_connection", {name: chosen.choice(values) for name, values in CONNECTIONS.items()}),
-            ("device_access", {name: chosen.choice(values) for name, values in ATTEMPTS.items()}),
-        ):
+        more: dict[str, Any] = {"ImageInvoked": text[:40]}
+        for category in ("process_creation", *FIELDS_OF):
+            if category in FIELDS_OF:
+                more = {name: chosen.choice(values) for name, values in FIELDS_OF[category].items()}
             what = activity(category, event | more)
             assert indexed.match(what) == plain.match(what), event | more
     assert [indexed.errors, indexed.index_errors, plain.errors] == [{}, 0, {}]

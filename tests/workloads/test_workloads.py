@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,47 @@ def test_uring_connect_reaches_a_listener(folder: Path, worker: tuple[str, ...])
 def test_uring_open_opens(folder: Path, tmp_path: Path, worker: tuple[str, ...]) -> None:
     assert run(folder, "uring_open", *worker, "-n", "3", "/dev/null")["res"] > 0
     assert run(folder, "uring_open", *worker, str(tmp_path / "absent"))["errno"] == 2
+
+
+def test_throughput_receives_every_byte_that_it_sends(folder: Path) -> None:
+    report = run(folder, "throughput", "-n", "600", "-b", "70000")
+    assert (report["count"], report["errno"]) == (600, {"0": 600})
+    assert report["received"] == 600 * report["bytes"] == 42_000_000
+    assert 0 < report["least_ns"] <= report["ns"]
+
+
+@pytest.mark.parametrize("address", [(), ("-a", "::1")])
+def test_requests_are_answered_in_full(folder: Path, address: tuple[str, ...]) -> None:
+    report = run(folder, "requests", "-n", "300", *address)
+    assert (report["count"], report["errno"]) == (300, {"0": 300})
+
+
+def test_requests_do_not_use_the_ports_up(folder: Path) -> None:
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    more = high - low + 2000
+    assert run(folder, "requests", "-n", str(more), "-t", "50")["errno"] == {"0": more}
+
+
+@pytest.mark.parametrize("program", ["throughput", "requests"])
+def test_no_server_outlives_its_workload(folder: Path, program: str) -> None:
+    run(folder, program, "-n", "3")
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            left += [process] if os.readlink(process / "exe") == str(folder / program) else []
+    assert left == []
+
+
+def test_holdflows_holds_until_its_input_ends(folder: Path) -> None:
+    command = [str(folder / "holdflows"), "-n", "50", "-r", "100000"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        report = json.loads(process.stdout.readline())
+        assert (report["count"], report["errno"]) == (50, {"0": 50})
+        sockets = [entry for entry in Path(f"/proc/{process.pid}/fd").iterdir() if "socket" in os.readlink(entry)]
+        assert len(sockets) == 50
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
 
 
 def test_execstorm_accounts_for_every_exec(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Detectors: what no single event shows, as events of its own."""

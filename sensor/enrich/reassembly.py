@@ -1,0 +1,40 @@
+"""First bytes of one direction of a stream, put together from segments that come in any order, or twice."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+FIRST_BYTES = 4096  # PF_FIRST_BYTES_WIDE in probes/flow.bpf.c
+PIECES_MAX = 12  # PF_SEGMENTS
+
+
+class Beginning(Struct, gc=False):
+    """`data` is contiguous from the first byte on; `later` waits for what comes before it."""
+
+    data: bytes = b""
+    later: tuple[tuple[int, bytes], ...] = ()
+
+    def add(self, offset: int, piece: bytes) -> bool:
+        """Whether `data` grew. What is there stays: a retransmit with other bytes changes nothing."""
+        if offset > len(self.data):
+            if len(self.later) < PIECES_MAX and offset < FIRST_BYTES:
+                self.later = (*self.later, (offset, piece))
+            return False
+        before = len(self.data)
+        self._append(offset, piece)
+        while self._take_later():
+            pass
+        return len(self.data) > before
+
+    def _append(self, offset: int, piece: bytes) -> None:
+        fresh = piece[len(self.data) - offset :]
+        if fresh:
+            self.data = (self.data + fresh)[:FIRST_BYTES]
+
+    def _take_later(self) -> bool:
+        for index, (offset, piece) in enumerate(self.later):
+            if offset <= len(self.data):
+                self.later = self.later[:index] + self.later[index + 1 :]
+                self._append(offset, piece)
+                return True
+        return False

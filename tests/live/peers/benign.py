@@ -1,0 +1,43 @@
+"""The benign set by name: each does its work in the sandbox, or raises AssertionError."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from tests.live.peers import benign_builds, benign_servers
+from tests.live.peers.network import Network
+from tests.live.running import Sandbox
+
+
+class Benign(Protocol):
+    def __call__(self, network: Network, sandbox: Sandbox, folder: Path) -> None: ...
+
+
+BENIGN: dict[str, Benign] = {
+    "pip-install": benign_builds.pip_install,
+    "npm-install": benign_builds.npm_install,
+    "git-https": benign_builds.git_https,
+    "git-ssh": benign_builds.git_ssh,
+    "make": benign_builds.make_jobs,
+    "pytest-multiprocessing": benign_builds.pytest_multiprocessing,
+    "dev-server": benign_servers.dev_server,
+    "notebook": benign_servers.notebook,
+    "agent-tool": partial(benign_servers.agent, itself=False),
+    "agent-itself": partial(benign_servers.agent, itself=True),
+    "rock": benign_servers.rock,
+    "swe-rex": benign_servers.swe_rex,
+    "rendezvous": benign_servers.rendezvous,
+}
+
+
+def missing(name: str) -> str:
+    """What it needs that is not installed here, "" if nothing."""
+    if name == "npm-install" and shutil.which("npm") is None:
+        return "npm"
+    if name == "notebook" and importlib.util.find_spec("ipykernel") is None:
+        return "ipykernel"
+    return ""

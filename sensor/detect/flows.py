@@ -75,7 +75,7 @@ class Flow:
         self.packets_out = max(self.packets_out, event.PacketsOut)
         self.packets_in = max(self.packets_in, event.PacketsIn)
         self.inversions = max(self.inversions, event.Inversions)
-        self.last_ns = max(self.last_ns, event.monotonic_ns)
+        self.last_ns = max(self.last_ns, event.monotonic_ns - event.IdleMs * 10**6)
         self.inode = self.inode or event.SocketInode
 
     def counted(self, now: Counters | Inversion) -> None:

@@ -125,7 +125,8 @@ class Window:
         if waits and not self.lag_ns:
             self.lag_ns = now_ns
         if self.lag_ns:
-            went_ns = now_ns if waits else max(flow.last_ns for flow in self.flows.values())
+            went = [flow.last_ns for cookie, flow in self.flows.items() if flow.bytes_out > self.base[cookie][0]]
+            went_ns = max(went, default=now_ns) if not waits else now_ns
             self.lagged = self.lagged or went_ns - self.lag_ns > settings.lag_ms * 10**6
         if not waits:
             self.lag_ns = 0

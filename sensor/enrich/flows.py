@@ -118,6 +118,7 @@ class Flows:
             _PHASES[r.phase] if r.phase < len(_PHASES) else "sample",
             "cut" if cut else end,
             max(0, r.time_ns - r.started_ns) // 1_000_000,
+            max(0, r.time_ns - r.last_ns) // 1_000_000,
             r.bytes_out,
             r.bytes_in,
             r.packets_out,

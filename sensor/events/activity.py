@@ -136,6 +136,7 @@ class NetworkFlow(Flow, frozen=True, gc=False):
     Phase: str  # established, sample, ended
     EndReason: str  # "", closed, idle, evicted, cut
     DurationMs: int
+    IdleMs: int  # since its last packet with data
     BytesOut: int
     BytesIn: int
     PacketsOut: int

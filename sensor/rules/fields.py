@@ -127,6 +127,7 @@ _DESCRIPTIONS = {
     "Phase": "established, sample (it lives still), ended",
     "EndReason": "closed, idle, evicted, cut; empty before the end",
     "DurationMs": "how long it has lasted",
+    "IdleMs": "since its last packet with data",
     "BytesOut": "bytes the sandbox sent on it",
     "BytesIn": "bytes it received",
     "PacketsOut": "packets the sandbox sent on it",

@@ -8,7 +8,7 @@
 
 #define PF_FIRST_BYTES 1024
 #define PF_FIRST_BYTES_WIDE 4096 /* post-quantum hellos are longer than a kilobyte */
-#define PF_SEGMENTS 12           /* of a direction, at most: holes and retransmits among them */
+#define PF_SEGMENTS 512          /* of a direction, at most: a miner may write its first line byte by byte */
 #define PF_DATAGRAMS 1
 #define PF_DATAGRAMS_WIDE 3      /* a QUIC hello may need that many */
 #define PF_DNS_PER_SECOND 64

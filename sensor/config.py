@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sensor import configfile
-from sensor.configdetect import DetectSettings
+from sensor.configdetect import DetectSettings, detect_problems
 from sensor.configfile import KeyPath, Problem, found
 from sensor.confignetwork import DeniedProtocol, Dns, Egress, Flows, dns_problems, egress_problems, flow_problems
 from sensor.errors import HostError
@@ -156,6 +156,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _path_problems(config)
     yield from dns_problems(config.dns)
     yield from flow_problems(config.flows)
+    yield from detect_problems(config.detect)
     if (expected := _listen_problem(config.metrics.listen)) is not None:
         yield Problem(("metrics", "listen"), expected, found(config.metrics.listen))
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import cast
+
 from msgspec import Struct
+
+from sensor.configfile import KeyPath, Problem, found
 
 
 class FlowSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +175,34 @@ class TunFlowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     events_an_hour: int = 16
 
 
+class DnsTunnelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Defaults are held by tests/detect/test_dns_tunnel.py: each tunnel's names as its protocol makes them, and
+    ordinary names of the look-alikes. Of two numbers, a part of the score begins at the first and is full at the
+    second."""
+
+    window_s: int = 60
+    # New names in the window. Tunnels pass 20 within seconds of data; one page of a browser asks for fewer of a domain.
+    names: tuple[int, ...] = (5, 20)
+    # Characters of new labels a new name. S3 buckets and Kubernetes names have up to 25, dnscat2 34 at least (when
+    # idle), iodine and dns2tcp 100 to 240 with data. One name of 40 characters carries some 20 bytes.
+    length: tuple[int, ...] = (18, 44)
+    # Thousandths of a bit. Words and numbers: 2,500 to 3,300; hex of 34 characters 3,600, base32 of 100 4,700.
+    entropy: tuple[int, ...] = (2800, 3600)
+    # Percent of questions for types with room. dnscat2 and iodine ask for nothing else; resolving hosts is A and AAAA.
+    types: tuple[int, ...] = (10, 50)
+    # Bytes an answer. A CDN's chain of CNAMEs is 150 to 300, iodine's fragments 500 and more.
+    answers: tuple[int, ...] = (250, 500)
+    again_s: int = 3600  # a level is told this often, a domain
+    events_an_hour: int = 64  # a sandbox: it may invent a domain for each twenty names
+    domains_per_sandbox: int = 256  # a browser's morning; the least recently asked go
+    domains: int = 8192  # in all sandboxes, 1.2 KB each
+    idle_s: int = 600  # what was not asked for this long is forgotten
+    # Zones that nobody outside can own, asked of a resolver of the host or a private address. Cluster names hold
+    # hashes, and search paths ask for everything in them first.
+    internal: tuple[str, ...] = ("local", "internal", "localhost", "lan", "home.arpa", "test", "invalid")
+    trusted: tuple[str, ...] = ()  # registered domains that the operator knows to have such names: reputation services
+
+
 class DetectSettings(Struct, frozen=True, forbid_unknown_fields=True):
     flows: FlowSettings = FlowSettings()
     relay: RelaySettings = RelaySettings()
@@ -177,3 +212,112 @@ class DetectSettings(Struct, frozen=True, forbid_unknown_fields=True):
     fan_out: FanOutSettings = FanOutSettings()
     idle_tunnel: IdleTunnelSettings = IdleTunnelSettings()
     tun_flow: TunFlowSettings = TunFlowSettings()
+    dns_tunnel: DnsTunnelSettings = DnsTunnelSettings()
+
+
+# Points of a score: each way it is counted a part may add at most all, or take away at most all.
+_POINTS = frozenset(
+    {
+        "conservation", "cpu", "cpu_all", "dial", "dial_late", "dial_unprompted", "getblocktemplate", "gpu", "long",
+        "pushed", "precise", "private", "private_peer", "protocol", "public", "quiet", "raw", "regular", "related",
+        "repetition", "repetition_each", "request_response", "same", "slow", "stratum", "target", "tun", "uncertain",
+        "unproven_at_most", "very_long", "wire",
+    }
+)  # fmt: skip
+# Times of which nothing would come, or a division by zero. The others may be 0: at once, or no slack.
+_PERIODS = frozenset(
+    {
+        "evaluate_ms", "every_s", "fast_s", "idle_s", "period_max_s", "period_min_s", "slow_s", "slow_window_s",
+        "window_s",
+    }
+)  # fmt: skip
+_PAIRS = ("names", "length", "entropy", "types", "answers")
+_RISING = {"check_ms": (0, 3_600_000), "factors": (1, 1_000_000), "marks": (1, 100), "scores": (0, 100)}
+_EXCHANGES_LEAST = 3  # two gaps: one is regular whatever it is
+_MOST_MS, _MOST_S, _MOST_BYTES, _MOST_COUNT = 3_600_000, 30 * 86_400, 1 << 30, 1 << 20
+_MOST_WORDS = 256
+_PROGRAM = re.compile(r"[^/\s]{1,64}")
+_DOMAIN = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+# The first has a use only while it is no more than the second.
+_AT_MOST = (
+    ("flows", "floor", "per_sandbox"),
+    ("beacon", "exchanges", "remembered"),
+    ("beacon", "period_min_s", "period_max_s"),
+)
+
+
+def detect_problems(detect: DetectSettings) -> Iterator[Problem]:
+    wrong = [problem for group in detect.__struct_fields__ for problem in _group_problems(detect, group)]
+    yield from wrong
+    named = {problem.path for problem in wrong}
+    for group, lower, upper in _AT_MOST:
+        low, high = (getattr(getattr(detect, group), name) for name in (lower, upper))
+        at = ("detect", group, lower)
+        if low > high and not named & {at, ("detect", group, upper)}:
+            yield Problem(at, f"at most {upper}, which is {high}", found(low))
+
+
+def _group_problems(detect: DetectSettings, group: str) -> Iterator[Problem]:
+    settings = cast(Struct, getattr(detect, group))
+    defaults = type(settings)()
+    for name in settings.__struct_fields__:
+        at, value = ("detect", group, name), getattr(settings, name)
+        if isinstance(value, tuple):
+            yield from _list_problems(at, value)
+            continue
+        least, most = _range(name, getattr(defaults, name))
+        if not least <= value <= most:  # and not with the sides swapped: nothing compares to .nan
+            yield Problem(at, f"{least} to {most}", found(value))
+
+
+def _range(name: str, default: float) -> tuple[float, float]:
+    """A setting's unit is in its name. Points that take away stay such: as a reward they would lead astray."""
+    if name in _POINTS:
+        return (0, 100) if default >= 0 else (-100, 0)
+    if name.endswith("_percent"):
+        return 0, 100
+    if name.endswith(("_bytes", "_bytes_s")):
+        return 0, _MOST_BYTES
+    if name.endswith("_ms"):
+        return int(name in _PERIODS), _MOST_MS
+    if name.endswith("_s"):
+        return (int(name in _PERIODS) if isinstance(default, int) else 0.01), _MOST_S
+    return _EXCHANGES_LEAST if name == "exchanges" else 1, _MOST_COUNT
+
+
+def _list_problems(at: KeyPath, values: tuple[object, ...]) -> Iterator[Problem]:
+    name = str(at[-1])
+    if name in _PAIRS:
+        pair = cast("tuple[int, ...]", values)
+        if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= _MOST_COUNT:
+            yield Problem(at, f"two numbers from 0 to {_MOST_COUNT}, the lower first", _shown(pair))
+    elif name in _RISING:
+        yield from _rising(at, cast("tuple[int, ...]", values), *_RISING[name])
+    else:
+        yield from _words(at, cast("tuple[str, ...]", values))
+
+
+def _rising(at: KeyPath, values: tuple[int, ...], least: int, most: int) -> Iterator[Problem]:
+    if not values:
+        yield Problem(at, "at least one number", "none")
+    for index, value in enumerate(values):
+        if not least <= value <= most:
+            yield Problem((*at, index), f"{least} to {most}", found(value))
+    if any(later < earlier for earlier, later in pairwise(values)):
+        yield Problem(at, "the lower numbers first", _shown(values))
+
+
+def _words(at: KeyPath, words: tuple[str, ...]) -> Iterator[Problem]:
+    """What could never match is refused: whoever wrote it relies on it."""
+    program = at[-1] in {"shells", "interpreters"}
+    kind, shape = ("a program's name, without /", _PROGRAM) if program else ("a domain in lower case", _DOMAIN)
+    if len(words) > _MOST_WORDS:
+        yield Problem(at, f"at most {_MOST_WORDS}", found(len(words)))
+        return
+    for index, word in enumerate(words):
+        if not word.isprintable() or not shape.fullmatch(word):
+            yield Problem((*at, index), kind, found(word))
+
+
+def _shown(values: tuple[int, ...]) -> str:
+    return ", ".join(map(found, values[:4])) + ", …" * (len(values) > 4) or "none"

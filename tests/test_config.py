@@ -247,7 +247,27 @@ def test_half_characters_are_refused_like_any_other_text(written: Any, key: str)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
 keys = st.sampled_from(
-    ["ring", "classes", "sandboxes", "path", "mode", "default", "log", "listen", "metrics", "egress", "allow", "to"]
+    [
+        "ring",
+        "classes",
+        "sandboxes",
+        "path",
+        "mode",
+        "default",
+        "log",
+        "listen",
+        "metrics",
+        "egress",
+        "allow",
+        "to",
+        "detect",
+        "relay",
+        "dns_tunnel",
+        "dial_ms",
+        "names",
+        "marks",
+        "trusted",
+    ]
 ) | st.text(max_size=5)
 trees = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=15

@@ -162,14 +162,14 @@ struct pf_flow_state {
   u16 remote_port;
   u8 protocol;
   u8 flags;                /* enum pf_flow_flag */
-  u8 segments[2];          /* how many were sent to user space */
+  u16 segments[2];         /* how many were sent to user space */
   u8 done[2];              /* first bytes of this direction are over */
   u8 wide[2];              /* it began like TLS or QUIC, whose hellos are long */
   u16 consumed;            /* bytes of the stream out that the automaton has had */
   u8 automaton;            /* its state; 0: nothing denied can come any more */
   u8 denied;               /* enum pf_prefix */
   u8 verdict;
-  u8 pad[5];
+  u8 pad[3];
   u8 local[16];
   u8 remote[16];
   u32 dns_second;

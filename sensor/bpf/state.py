@@ -378,7 +378,7 @@ class Stamp(Struct, frozen=True, gc=False):
         return Stamp(*_PF_STAMP.unpack(data))
 
 
-_PF_FLOW_STATE = PackedStruct("<QQQQQQQQQQQQQQIIIIII8s8sHHHBB2s2s2sHBBB5x16s16sII")
+_PF_FLOW_STATE = PackedStruct("<QQQQQQQQQQQQQQIIIIII8s8sHHHBB4s2s2sHBBB3x16s16sII")
 
 
 class FlowState(Struct, frozen=True, gc=False):
@@ -411,7 +411,7 @@ class FlowState(Struct, frozen=True, gc=False):
     remote_port: int = 0
     protocol: int = 0
     flags: int = 0
-    segments: bytes = bytes(2)
+    segments: bytes = bytes(4)
     done: bytes = bytes(2)
     wide: bytes = bytes(2)
     consumed: int = 0

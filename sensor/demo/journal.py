@@ -43,3 +43,13 @@ class Journal:
             for record in self._records
             if record["kind"] == "response" and record["detection"] == detection["id"] and record["outcome"] != "intent"
         ]
+
+    def killed(self, sandbox: str) -> set[int]:
+        """Process ids that a kill is told to have ended."""
+        return {
+            target
+            for detection in self.detections(sandbox)
+            for response in self.responses(detection)
+            if response["action"] == "kill" and response["outcome"] == "done"
+            for target in response["targets"]
+        }

@@ -1,6 +1,6 @@
-"""The far side of the incident, in the outside namespace: a real sshd and a stub pool.
+"""The far side of the incident, in the outside namespace: a real sshd, and a stub pool on two ports.
 
-Both run as `backup`, a user that every Debian has: as root, sshd wants /run/sshd, which only its
+All run as `backup`, a user that every Debian has: as root, sshd wants /run/sshd, which only its
 service makes, and without PAM it refuses a root whose password is locked (as it does `nobody`,
 for which nss-systemd makes up a locked entry).
 """
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sensor.demo import stubs
 from sensor.demo.child import Child
@@ -25,6 +26,7 @@ USER = "backup"
 SSHD_PORT = 443  # where tunnels hide: most networks let it out
 TUNNEL_PORT = 8022
 POOL_PORT = 3333
+QUIET_POOL_PORT = 443
 READY_SECONDS = 15.0
 STUBS = Path(stubs.__file__).parent
 
@@ -43,9 +45,22 @@ GatewayPorts clientspecified
 LogLevel VERBOSE
 """
 
+TUNNEL_SETTINGS = """
+Host build
+  HostName {sshd}
+  Port {sshd_port}
+  User {user}
+  IdentityFile {key}
+  UserKnownHostsFile {known_hosts}
+  BatchMode yes
+  ExitOnForwardFailure yes
+  SessionType none
+  RemoteForward {sshd}:{tunnel_port} 127.0.0.1:{local_port}
+"""
+
 
 class Peers:
-    """sshd on SSHD_ADDRESS:443 and the pool on POOL_ADDRESS:3333, ready when this returns.
+    """sshd on SSHD_ADDRESS:443 and the pool on POOL_ADDRESS:3333 and :443, ready when this returns.
 
     `folder` must let that user through (mode 0711).
     """
@@ -56,10 +71,19 @@ class Peers:
         self.key, self.known_hosts = folder / "user", folder / "known_hosts"
         self._make_keys()
         sshd = [_program("sshd"), "-D", "-e", "-f", str(self._folder / "sshd_config")]
-        pool = [sys.executable, "-I", str(self._folder / "pool.py"), POOL_ADDRESS, str(POOL_PORT), str(self._tally)]
         self.sshd = self._start("sshd", sshd, undo)
-        self.pool = self._start("pool", pool, undo)
-        for child, port in ((self.sshd, SSHD_PORT), (self.pool, POOL_PORT)):
+        listeners = [(self.sshd, SSHD_PORT)]
+        for port in (POOL_PORT, QUIET_POOL_PORT):
+            pool = [
+                sys.executable,
+                "-I",
+                str(self._folder / "pool.py"),
+                POOL_ADDRESS,
+                str(port),
+                str(self._tally(port)),
+            ]
+            listeners.append((self._start(f"pool-{port}", pool, undo), port))
+        for child, port in listeners:
             if not undo.until(partial(network.listening, network.outside, port), READY_SECONDS):
                 raise OSError(f"{child.name} does not listen on port {port}: {child.last_line()}")
 
@@ -84,18 +108,33 @@ class Peers:
         output = self._folder / f"{name}.log"
         return Child(name, [*self._network.enter(self._network.outside), *drop, *command], output, undo)
 
+    def _tally(self, port: int) -> Path:
+        return self._folder / f"tally-{port}"
+
     @property
-    def _tally(self) -> Path:
-        return self._folder / "tally"
+    def ssh(self) -> str:
+        return _program("ssh")
 
     def tunnel_command(self, local_port: int) -> list[str]:
         """An ssh that lets the outside reach the sandbox's loopback: the incident's own shape."""
         return [
-            _program("ssh"), "-F", "/dev/null", "-i", str(self.key), "-o", "BatchMode=yes",
+            self.ssh, "-F", "/dev/null", "-i", str(self.key), "-o", "BatchMode=yes",
             "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "ExitOnForwardFailure=yes",
             "-N", "-R", f"{SSHD_ADDRESS}:{TUNNEL_PORT}:127.0.0.1:{local_port}",
             "-p", str(SSHD_PORT), f"{USER}@{SSHD_ADDRESS}",
         ]  # fmt: skip
+
+    def tunnel_settings(self, local_port: int) -> str:
+        """The same as a file, for `ssh -F FILE build`: the command line says nothing."""
+        return TUNNEL_SETTINGS.format(
+            sshd=SSHD_ADDRESS,
+            sshd_port=SSHD_PORT,
+            user=USER,
+            key=self.key,
+            known_hosts=self.known_hosts,
+            tunnel_port=TUNNEL_PORT,
+            local_port=local_port,
+        )
 
     def fetch_through_tunnel(self) -> str:
         """What the outside gets from the tunnel's far end; "" where nothing answers."""
@@ -111,10 +150,18 @@ class Peers:
         """How many authentications sshd has accepted."""
         return self.sshd.said().count("Accepted publickey for")
 
-    def pool_heard(self, method: str) -> int:
-        """How many messages of that Stratum method the pool has had."""
-        lines = self._tally.read_text().splitlines() if self._tally.exists() else []
-        return sum(json.loads(line)["method"] == method for line in lines)
+    def pool_heard(self, method: str, port: int) -> int:
+        """How many messages of that Stratum method the pool has had there."""
+        return sum(said["method"] == method for said in self._told(port))
+
+    def pool_unfinished(self, port: int) -> str | None:
+        """What the pool has had of the last line that broke off; None where none did."""
+        broken = [str(said["text"]) for said in self._told(port) if said["method"] == "unfinished"]
+        return broken[-1] if broken else None
+
+    def _told(self, port: int) -> list[dict[str, Any]]:
+        tally = self._tally(port)
+        return [json.loads(line) for line in tally.read_text().splitlines()] if tally.exists() else []
 
 
 def _program(name: str) -> str:

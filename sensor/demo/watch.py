@@ -18,13 +18,15 @@ from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 
 READY_SECONDS = 60.0
 METRICS_BYTES = 4 * 1024 * 1024
-AGENT, WORK = "agent-1", "work-1"
+AGENT, PATIENT, WORK = "agent-1", "agent-2", "work-1"
 
 CONFIG = """\
 instance: {instance}
 sandboxes:
-- path: {instance}/agent-*
+- path: {instance}/agent-1
   class: agents
+- path: {instance}/agent-2
+  class: patient
 - path: {instance}/work-*
   class: work
 classes:
@@ -32,6 +34,10 @@ classes:
     mode: enforce
     granted_devices: []
     responses: {{medium: kill, high: kill, critical: kill}}
+  patient:
+    mode: enforce
+    denied_protocols: [stratum]
+    responses: {{critical: kill}}
   work:
     mode: monitor
 paths:

@@ -43,7 +43,7 @@ _NOTHING: Behaviors = []
 class Detectors:
     """`busy`: `tick` is wanted in 100 ms rather than in a second. `counters`: what bounds dropped, by reason."""
 
-    def __init__(self, settings: DetectSettings, world: World, dns_tunnel: DnsTunnel | None = None) -> None:
+    def __init__(self, settings: DetectSettings, world: World) -> None:
         self.counters: Counter[str] = Counter()
         most = settings.flows.sandboxes
         self._flows = Flows(settings.flows, self.counters)
@@ -55,7 +55,7 @@ class Detectors:
         self._fan_out = FanOut(settings.fan_out, most, self.counters)
         self._idle_tunnel = IdleTunnel(settings.idle_tunnel, most, world, self.counters)
         self._tun_flow = TunFlow(settings.tun_flow, most, world, self.counters)
-        self._dns_tunnel = dns_tunnel or DnsTunnel()
+        self._dns_tunnel = DnsTunnel(settings.dns_tunnel)
         self._held: Behaviors = []
         self._position = 0
         self._handlers: dict[type, Callable[[Any], Behaviors]] = {

@@ -18,8 +18,7 @@ import re
 from collections import Counter
 from math import log2
 
-from msgspec import Struct
-
+from sensor.configdetect import DnsTunnelSettings
 from sensor.enrich.domains import labels_of
 from sensor.events.activity import Activity, DnsQuery, NetworkBehavior
 
@@ -33,33 +32,6 @@ _REVERSE = re.compile(r"(?:[0-9]{1,3}\.){0,4}in-addr\.arpa|(?:[0-9a-f]\.){0,32}i
 _ESCAPE = re.compile(r"\\([0-9]{3}|.)")
 _ACTIVITY = tuple(name for name in Activity.__struct_fields__ if name != "position")
 _NS = 1_000_000_000
-
-
-class DnsTunnelSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Defaults are held by tests/detect/test_dns_tunnel.py: each tunnel's names as its protocol makes them, and
-    ordinary names of the look-alikes. A pair is where a part of the score begins, and where it is full."""
-
-    window_s: int = 60
-    # New names in the window. Tunnels pass 20 within seconds of data; one page of a browser asks for fewer of a domain.
-    names: tuple[int, int] = (5, 20)
-    # Characters of new labels a new name. S3 buckets and Kubernetes names have up to 25, dnscat2 34 at least (when
-    # idle), iodine and dns2tcp 100 to 240 with data. One name of 40 characters carries some 20 bytes.
-    length: tuple[int, int] = (18, 44)
-    # Thousandths of a bit. Words and numbers: 2,500 to 3,300; hex of 34 characters 3,600, base32 of 100 4,700.
-    entropy: tuple[int, int] = (2800, 3600)
-    # Percent of questions for types with room. dnscat2 and iodine ask for nothing else; resolving hosts is A and AAAA.
-    types: tuple[int, int] = (10, 50)
-    # Bytes an answer. A CDN's chain of CNAMEs is 150 to 300, iodine's fragments 500 and more.
-    answers: tuple[int, int] = (250, 500)
-    again_s: int = 3600  # a level is told this often, a domain
-    events_an_hour: int = 64  # a sandbox: it may invent a domain for each twenty names
-    domains_per_sandbox: int = 256  # a browser's morning; the least recently asked go
-    domains: int = 8192  # in all sandboxes, 1.2 KB each
-    idle_s: int = 600  # what was not asked for this long is forgotten
-    # Zones that nobody outside can own, asked of a resolver of the host or a private address. Cluster names hold
-    # hashes, and search paths ask for everything in them first.
-    internal: tuple[str, ...] = ("local", "internal", "localhost", "lan", "home.arpa", "test", "invalid")
-    trusted: tuple[str, ...] = ()  # registered domains that the operator knows to have such names: reputation services
 
 
 class _Seen:

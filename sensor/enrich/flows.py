@@ -39,6 +39,8 @@ _ENDED = int(Phase.ENDED)
 _PLAIN_WAY = int(Way.OTHER)
 _DNS_PORT = 53
 _TCP, _UDP = 6, 17
+_OUT, _IN = 1, 2  # bits of Flow.told
+SHORT = 16  # bytes that are looked at whenever there is one more
 HELD_MAX = 4096  # flows whose first bytes wait for more
 HOLD_NS = 200_000_000
 # What a fixed prefix showed in the kernel, as a dissector would call it.
@@ -107,7 +109,7 @@ class Flows:
             )  # fmt: skip
         where = (generation, position, r.time_ns)
         if ended:
-            yield from self._protocols(flow, where, final=True)
+            yield from self._protocols(flow, where, over=True)
             self._let_go(key)
         common_fields, ends = self._of(flow, where)
         cut = bool(r.flow_flags & _CUT)
@@ -147,7 +149,7 @@ class Flows:
             yield from self._dns_message(flow, r, where)
             return
         self._add(flow, r)
-        yield from self._protocols(flow, where, final=False)
+        yield from self._protocols(flow, where)
         if not udp and _DNS_PORT in (r.remote_port, r.local_port):
             yield from self._dns_message(flow, r, where)
 
@@ -177,7 +179,7 @@ class Flows:
             if now_ns - flow.held_ns < HOLD_NS:
                 return
             del self._held[key]
-            yield from self._protocols(flow, (0, self._timeline.utc(now_ns), now_ns), final=True)
+            yield from self._protocols(flow, (0, self._timeline.utc(now_ns), now_ns), settled=True)
 
     @property
     def holding(self) -> bool:
@@ -202,7 +204,7 @@ class Flows:
         self._held.pop(key, None)
 
     def _add(self, flow: Flow, r: Payload) -> None:
-        if flow.told & (2 if r.incoming else 1):
+        if flow.told & (_IN if r.incoming else _OUT):
             return
         beginning = flow.in_ if r.incoming else flow.out
         if beginning is None:
@@ -217,37 +219,44 @@ class Flows:
         else:
             beginning.add(r.offset, r.data)
 
-    def _protocols(self, flow: Flow, where: tuple[int, int, int], *, final: bool) -> Iterator[NetworkProtocol]:
-        """What can be told by now of both directions. Without `final` what more bytes would make better waits."""
+    def _protocols(
+        self, flow: Flow, where: tuple[int, int, int], *, settled: bool = False, over: bool = False
+    ) -> Iterator[NetworkProtocol]:
+        """What can be told by now of both directions. What more bytes would make better waits, until they have
+        `settled` or the flow is `over`."""
         udp = flow.protocol == _UDP
         waits = False
-        for bit, beginning, outward in ((1, flow.out, True), (2, flow.in_, False)):
+        for bit, beginning in ((_OUT, flow.out), (_IN, flow.in_)):
             if beginning is None or flow.told & bit or not beginning.data:
+                continue
+            if not (settled or over or _is_worth_a_try(flow, bit, beginning.data)):
+                waits = True
                 continue
             found = recognise(beginning.data, udp)
             if found is None:
-                self._unknown(flow, bit, beginning, final=final)
-            elif final or udp or is_whole(found, beginning.data):
+                flow.told |= bit if over else 0
+                self.counters["protocols_unknown"] += over
+            elif settled or over or udp or is_whole(found, beginning.data):
                 flow.told |= bit
-                yield self._protocol(flow, found, outward, where)
+                yield self._protocol(flow, found, bit == _OUT, where)
             else:
                 waits = True
-        if not flow.told and flow.out is not None and flow.in_ is not None:
-            client, server = (flow.out, flow.in_) if flow.initiated else (flow.in_, flow.out)
-            pair = recognise_pair(client.data, server.data)
-            if pair is not None:
-                flow.told = 3
-                yield self._protocol(flow, pair, flow.initiated, where)
+        yield from self._pair(flow, where)
         self._hold(flow, waits, where[2])
-        if flow.told & 1 and flow.out is not None:
+        if flow.told & _OUT and flow.out is not None:
             flow.out = _SPENT
-        if flow.told & 2 and flow.in_ is not None:
+        if flow.told & _IN and flow.in_ is not None:
             flow.in_ = _SPENT
 
-    def _unknown(self, flow: Flow, bit: int, beginning: Beginning, *, final: bool) -> None:
-        if final:
-            flow.told |= bit
-            self.counters["protocols_unknown"] += 1
+    def _pair(self, flow: Flow, where: tuple[int, int, int]) -> Iterator[NetworkProtocol]:
+        """What only both directions show."""
+        if flow.told or flow.out is None or flow.in_ is None:
+            return
+        client, server = (flow.out, flow.in_) if flow.initiated else (flow.in_, flow.out)
+        found = recognise_pair(client.data, server.data)
+        if found is not None:
+            flow.told = _OUT | _IN
+            yield self._protocol(flow, found, flow.initiated, where)
 
     def _hold(self, flow: Flow, waits: bool, now_ns: int) -> None:
         key = (flow.cookie, flow.started_ns)
@@ -354,6 +363,19 @@ class Flows:
             flow.cookie,
             flow.inode,
         )
+
+
+def _is_worth_a_try(flow: Flow, bit: int, data: bytes) -> bool:
+    """Whoever writes byte by byte must not have dissectors look at each: a line's end, or a quarter more."""
+    tried = flow.tried_out if bit == _OUT else flow.tried_in
+    fresh = data[tried:]
+    if tried > SHORT and len(fresh) * 4 < tried and b"\n" not in fresh and b"\0" not in fresh:
+        return False
+    if bit == _OUT:
+        flow.tried_out = len(data)
+    else:
+        flow.tried_in = len(data)
+    return True
 
 
 _SPENT = Beginning()  # of a direction that was told: never added to, shared by all

@@ -39,6 +39,8 @@ class Flow(Struct, gc=False, eq=False):
     out: Beginning | None = None
     in_: Beginning | None = None
     told: int = 0
+    tried_out: int = 0  # bytes out and in that dissectors have seen already
+    tried_in: int = 0
     held_ns: int = 0  # since when recognised bytes wait for more; 0: none do
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 FIRST_BYTES = 4096  # PF_FIRST_BYTES_WIDE in probes/flow.bpf.c
-PIECES_MAX = 12  # PF_SEGMENTS
+PIECES_MAX = 12  # that wait for one before them
 
 
 class Beginning(Struct, gc=False):

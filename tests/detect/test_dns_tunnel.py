@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor.detect.dns_tunnel import DnsTunnel, DnsTunnelSettings, entropy
+from sensor.configdetect import DnsTunnelSettings
+from sensor.detect.dns_tunnel import DnsTunnel, entropy
 from sensor.enrich.domains import registered_domain
 from sensor.events.activity import DnsQuery, NetworkBehavior
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CALL_SECONDS = 10.0
+CALL_SECONDS = 20.0
 OUTPUT_BYTES = 4096
 
 

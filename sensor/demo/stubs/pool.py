@@ -1,7 +1,8 @@
 """A stub mining pool: the server's side of Stratum v1, enough for one stub miner.
 
 `pool.py ADDRESS PORT TALLY`. Accepts every share, pays nobody. TALLY gets one JSON line for each
-message: {"method": …, "time_ns": CLOCK_MONOTONIC}. Input is bounded in lines and bytes.
+message: {"method": …, "text": …, "time_ns": CLOCK_MONOTONIC}; what came of a line without its end is of the
+method `unfinished`. Input is bounded in lines and bytes.
 """
 
 from __future__ import annotations
@@ -22,17 +23,31 @@ class Miner(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         self.note("connected")
         for _ in range(LINES):
-            line = self.rfile.readline(LINE_BYTES)
-            if not line:
+            line = self.line()
+            if not line.endswith(b"\n"):
+                if line:
+                    self.note("unfinished", line)
                 return
             try:
                 message = json.loads(line)
                 method, number = str(message["method"]), int(message["id"])
             except (ValueError, KeyError, TypeError):
-                self.note("malformed")
+                self.note("malformed", line)
                 return
-            self.note(method)
+            self.note(method, line)
             self.answer(method, number)
+
+    def line(self) -> bytes:
+        """Byte by byte: a buffered reader forgets what it has had of a line when the connection is reset."""
+        line = b""
+        try:
+            while len(line) < LINE_BYTES and not line.endswith(b"\n"):
+                if not (byte := self.request.recv(1)):
+                    break
+                line += byte
+        except ConnectionError:
+            pass  # what came before it is what counts
+        return line
 
     def answer(self, method: str, number: int) -> None:
         if method == "mining.subscribe":
@@ -46,8 +61,9 @@ class Miner(socketserver.StreamRequestHandler):
     def send(self, message: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(message).encode() + b"\n")
 
-    def note(self, method: str) -> None:
-        self.tally.write(json.dumps({"method": method[:64], "time_ns": time.monotonic_ns()}) + "\n")
+    def note(self, method: str, line: bytes = b"") -> None:
+        said = {"method": method[:64], "text": line.decode(errors="replace"), "time_ns": time.monotonic_ns()}
+        self.tally.write(json.dumps(said) + "\n")
         self.tally.flush()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sensor.enrich.protocols.result import Found
 
+BODY = 128  # bytes that name a JSON-RPC call
 ENOUGH = 1024  # PF_FIRST_BYTES in probes/flow.bpf.c: no more will come
 _LINES = frozenset({"ssh", "stratum", "bore"})
 _HEADS = frozenset({"http", "chisel", "wstunnel", "devtunnels", "getblocktemplate"})
@@ -17,5 +18,7 @@ def is_whole(found: Found, data: bytes) -> bool:
     if found.protocol in _LINES:
         return b"\n" in data or b"\0" in data
     if found.protocol in _HEADS:
-        return b"\r\n\r\n" in data or b"\n\n" in data
+        head, _, body = data.partition(b"\r\n\r\n" if b"\r\n\r\n" in data else b"\n\n")
+        # What a POST asks for stands in its body: calls to a mining node look like any other until then.
+        return len(head) < len(data) and (found.method != "POST" or found.protocol != "http" or len(body) >= BODY)
     return True

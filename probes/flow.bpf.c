@@ -162,6 +162,7 @@ static __always_inline void peer_of(struct pf_peer_key *key, struct pf_flow_stat
   key->port = initiated ? f->remote_port : f->local_port;
   key->protocol = f->protocol;
   key->incoming = !initiated;
+  key->family = f->family;
 }
 
 /* Whose a socket is, by its stamp or else by the cgroup it was made in. 0: no sandbox's. */
@@ -679,9 +680,9 @@ static __always_inline void on_inversion(struct pf_control *c, struct pf_sandbox
   e->started_ns = f->started_ns;
   e->idle_ns = idle;
   e->bytes_out = f->bytes_out;
-  e->bytes_in = f->bytes_in;
+  e->bytes_in = f->bytes_in - length; /* before this segment, which is counted already */
   e->packets_out = f->packets_out;
-  e->packets_in = f->packets_in;
+  e->packets_in = f->packets_in - 1;
   e->length = length;
   e->inversions = f->inversions;
   bpf_ringbuf_submit(e, wake);
@@ -890,5 +891,48 @@ int on_flow_check(struct bpf_raw_tracepoint_args *ctx) {
     end_flow(c, f, slot, PF_END_IDLE);
   else if (now - f->told_ns >= c->sample_ns)
     tell_flow(c, sandbox, f, slot, PF_PHASE_SAMPLE, PF_END_NONE, PF_PRIORITY_REPEAT);
+  return 0;
+}
+
+/* Never attached: the reader runs it for a peer whose last flows were only counted, so that no count stays behind when
+ * no more come. args: the key of the map peers. */
+int on_flush_peer(struct bpf_raw_tracepoint_args *ctx) {
+  struct pf_control *c = control();
+  if (!c) return 0;
+  u64 words[5];
+  words[0] = ctx->args[0];
+  words[1] = ctx->args[1];
+  words[2] = ctx->args[2];
+  words[3] = ctx->args[3];
+  words[4] = ctx->args[4];
+  struct pf_peer_key key;
+  __builtin_memcpy(&key, words, sizeof(key));
+  struct pf_peer *p = bpf_map_lookup_elem(MAP(peers), &key);
+  if (!p) return 0;
+  u32 count = p->untold;
+  struct pf_sandbox *sandbox = sandbox_by_id(key.sandbox_id);
+  if (!count || !sandbox || key.incoming > 1) {
+    p->untold = 0;
+    return 0;
+  }
+  struct pf_flow e;
+  __builtin_memset(&e, 0, sizeof(e));
+  e.header.type = PF_TYPE_FLOW;
+  e.header.size = sizeof(e);
+  e.header.time_ns = bpf_ktime_get_ns();
+  e.header.sandbox_id = key.sandbox_id;
+  e.header.cgroup_id = key.sandbox_id;
+  e.started_ns = e.header.time_ns;
+  e.last_ns = e.header.time_ns;
+  e.count = count;
+  e.family = key.family;
+  e.protocol = key.protocol;
+  e.phase = PF_PHASE_ESTABLISHED;
+  e.flow_flags = PF_FLOW_FLAG_LATE | (key.incoming ? 0 : PF_FLOW_FLAG_INITIATED);
+  e.local_port = key.incoming ? key.port : 0;
+  e.remote_port = key.incoming ? 0 : key.port;
+  __builtin_memcpy(e.remote, key.address, 16);
+  if (send(c, sandbox, &e, sizeof(e), PF_PRIORITY_REPEAT)) return 0;
+  __sync_fetch_and_add(&p->untold, -count);
   return 0;
 }

@@ -196,6 +196,7 @@ class Kernel:
 
     def sweep(self) -> None:
         self.tables.sweep_repeats(time.monotonic_ns(), REPEAT_FLUSH_NS)
+        self.tables.sweep_peers(time.monotonic_ns(), self._config.flows.window_seconds * 1_000_000_000)
         self.tables.drop_ended(self._config.limits.sandboxes)
 
 

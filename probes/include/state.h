@@ -194,8 +194,9 @@ struct pf_peer_key {
   u8 address[16];          /* of an accepted flow: zero */
   u16 port;                /* of an accepted flow: the local one */
   u8 protocol;
-  u8 incoming;
-  u32 pad;
+  u8 incoming;             /* 1: accepted; 2: a listener */
+  u16 family;
+  u16 pad;
 };
 
 struct pf_peer {

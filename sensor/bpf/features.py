@@ -4,6 +4,7 @@ compared, since distributions backport."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from enum import IntEnum
 
 from msgspec import Struct
@@ -101,9 +102,34 @@ def _lsm() -> tuple[str, str]:
     return ("supported" if "bpf" in names else "unsupported"), ",".join(names)
 
 
+_UPGRADE = "boot a newer kernel (Debian 12's 6.1 has it)"
+_PROGRAMS = (
+    (ProgType.RAW_TRACEPOINT, "exec, fork, exit, cgroup births"),
+    (ProgType.CGROUP_SOCK, "the socket's stamp"),
+    (ProgType.CGROUP_SOCK_ADDR, "connects"),
+    (ProgType.CGROUP_DEVICE, "device opens"),
+    (ProgType.SOCK_OPS, "flows: who connected and who accepted"),
+    (ProgType.CGROUP_SKB, "flows: bytes, first bytes, and packets that egress lists refuse"),
+)
+_MAPS = (
+    (MapType.SK_STORAGE, "socket storage", "5.2", "whose an accepted connection is"),
+    (MapType.LPM_TRIE, "LPM trie", "4.11", "networks in egress lists"),
+    (MapType.LRU_HASH, "LRU hash", "4.10", "names in egress lists, and flows to one peer counted together"),
+)
+
+
+def _programs_and_maps() -> Iterator[Feature]:
+    for program, lost in _PROGRAMS:
+        name = program.name.lower().replace("_", " ")
+        yield Feature(f"{name} programs", _state(libbpf.probe_program(program)), "", lost, _UPGRADE, True)
+    for map_, name, since, lost in _MAPS:
+        detail = f"BPF_MAP_TYPE_{map_.name}, {since}"
+        yield Feature(name, _state(libbpf.probe_map(map_)), detail, lost, _UPGRADE, True)
+
+
 def report() -> list[Feature]:
     """For `pinfold doctor`."""
-    upgrade = "boot a newer kernel (Debian 12's 6.1 has it)"
+    upgrade = _UPGRADE
     found = [
         Feature(
             "BTF",
@@ -130,14 +156,7 @@ def report() -> list[Feature]:
             True,
         ),
     ]
-    for kind, what in (
-        (ProgType.RAW_TRACEPOINT, "exec, fork, exit, cgroup births"),
-        (ProgType.CGROUP_SOCK, "the socket's stamp"),
-        (ProgType.CGROUP_SOCK_ADDR, "connects"),
-        (ProgType.CGROUP_DEVICE, "device opens"),
-    ):
-        name = kind.name.lower().replace("_", " ")
-        found.append(Feature(f"{name} programs", _state(libbpf.probe_program(kind)), "", what, upgrade, True))
+    found += _programs_and_maps()
     found += [
         Feature(
             "who opens a device",
@@ -160,6 +179,13 @@ def report() -> list[Feature]:
             get_retval(),
             "bpf_get_retval in cgroup/dev programs, 5.18",
             "whether the runtime's own device program had refused already: PriorVerdict says unknown",
+            upgrade,
+        ),
+        Feature(
+            "coarse clock",
+            coarse_clock(),
+            "bpf_ktime_get_coarse_ns in cgroup/skb programs, 5.11",
+            "nothing, but each packet costs some nanoseconds more",
             upgrade,
         ),
         Feature(

@@ -58,6 +58,7 @@ PROGRAMS = (
     Program("on_post_bind4", ProgType.CGROUP_SOCK, attach=AttachType.INET4_POST_BIND),
     Program("on_post_bind6", ProgType.CGROUP_SOCK, attach=AttachType.INET6_POST_BIND),
     Program("on_flow_check", ProgType.RAW_TRACEPOINT),
+    Program("on_flush_peer", ProgType.RAW_TRACEPOINT),
     Program("on_flush", ProgType.RAW_TRACEPOINT),
     Program("on_flush_unix", ProgType.RAW_TRACEPOINT, feature="connect_unix"),
 )

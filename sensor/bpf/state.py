@@ -510,7 +510,7 @@ class Automaton(Struct, frozen=True, gc=False):
         return Automaton(*_PF_AUTOMATON.unpack(data))
 
 
-_PF_PEER_KEY = PackedStruct("<Q16sHBB4x")
+_PF_PEER_KEY = PackedStruct("<Q16sHBBH2x")
 
 
 class PeerKey(Struct, frozen=True, gc=False):
@@ -521,6 +521,7 @@ class PeerKey(Struct, frozen=True, gc=False):
     port: int = 0
     protocol: int = 0
     incoming: int = 0
+    family: int = 0
 
     def pack(self) -> bytes:
         return _PF_PEER_KEY.pack(
@@ -529,6 +530,7 @@ class PeerKey(Struct, frozen=True, gc=False):
             self.port,
             self.protocol,
             self.incoming,
+            self.family,
         )
 
     @staticmethod

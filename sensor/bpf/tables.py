@@ -14,7 +14,7 @@ from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
 from sensor.bpf.maps import CHAR_CLASSES, CHAR_MAJORS, EGRESS_ENTRIES, LOW_MAJORS, LOW_MINORS
 from sensor.bpf.objects import Generation
-from sensor.bpf.state import SIZES, DeviceKey, FlowState, FlushRequest, Process, Repeat, Sandbox, UnixKey
+from sensor.bpf.state import SIZES, DeviceKey, FlowState, FlushRequest, Peer, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
 from sensor.bpf.steps import Found, Plan, pack_watch
 from sensor.errors import RefusedError
@@ -25,6 +25,7 @@ _CHAR = 2  # BPF_DEVCG_DEV_CHAR
 _ASK = 0xFF  # PF_DEVICE_ASK in probes/device.bpf.c
 FORGET_AFTER_NS = 10_000_000_000
 SWEEP_MOST = 4096
+PEERS_AT_ONCE = 1024  # each second: a full map is through in half a minute
 # Offset in struct bpf_prog_info, since 5.12: 9ed9e9ba2337
 # ("bpf: Count the number of times recursion was prevented")
 _RECURSION_MISSES = 208
@@ -243,6 +244,18 @@ class Tables:
                 self._run("on_flush", key + pack("<Q", forget))
         self._go_on_after("repeats", keys)
         return len(keys) + self._sweep_unix(now_ns, flush_ns)
+
+    def sweep_peers(self, now_ns: int, window_ns: int) -> None:
+        """Have the kernel tell flows that it only counted, once their window is over and no more have come."""
+        keys = libbpf.keys(self._maps["peers"], SIZES["pf_peer_key"], PEERS_AT_ONCE, self._swept.get("peers"))
+        for key in keys:
+            value = libbpf.lookup(self._maps["peers"], key, SIZES["pf_peer"])
+            if value is not None and (peer := Peer.unpack(value)).untold and now_ns - peer.window_ns > window_ns:
+                self._run("on_flush_peer", key + bytes(96 - len(key)))
+        # An LRU map may drop any key: the next sweep then begins anew, which costs no more than a turn.
+        self._swept.pop("peers", None)
+        if len(keys) == PEERS_AT_ONCE:
+            self._swept["peers"] = keys[-1]
 
     def _sweep_unix(self, now_ns: int, flush_ns: int) -> int:
         if "on_flush_unix" not in self.generation.programs:

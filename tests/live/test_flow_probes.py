@@ -40,6 +40,15 @@ def sensor(rule_cache: str) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
+def short_windows(rule_cache: str) -> Iterator[Running]:
+    options = SETTINGS.replace("window_seconds: 60", "window_seconds: 1").replace(
+        "sample_one_in: 16", "sample_one_in: 32"
+    )
+    with Running(options, config=CONFIG, cache=rule_cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     with Network() as made:
         yield made
@@ -220,6 +229,27 @@ def test_of_many_flows_to_one_peer_some_are_told_and_all_are_counted(
     assert all(line["Count"] == 1 for line in told[:8])
     assert sum(line["Count"] for line in told) >= 8 + 80
     assert not sensor.lost()
+
+
+def test_what_was_only_counted_is_told_when_no_more_come(short_windows: Running, network: Network) -> None:
+    code = """
+import socket, sys
+for _ in range(int(sys.argv[3])):
+    socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
+"""
+    with short_windows.sandbox() as box, network.outside.call(lambda: socket.create_server((SERVER, 0))) as server:
+        port = server.getsockname()[1]
+        network.start_inside(box, [*PYTHON, code, SERVER, str(port), "50"])
+        for _ in range(50):
+            server.accept()[0].close()
+
+        def told() -> int:
+            lines = short_windows.of(box, category="network_flow", Phase="established", DestinationPort=port)
+            return sum(line["Count"] for line in lines)
+
+        short_windows.until(lambda: told() == 50, "all flows counted")
+        (rest,) = short_windows.of(box, category="network_flow", SocketCookie=0, DestinationPort=port)
+    assert (rest["DestinationIp"], rest["Initiated"], rest["Late"]) == (SERVER, True, True)
 
 
 def test_after_an_inversion_flows_are_told_however_many_there_were(

@@ -52,3 +52,8 @@ static __always_inline int egress_allows(struct pf_class *policy, struct pf_sand
   struct pf_name *known = bpf_map_lookup_elem(MAP(egress_names), &name);
   return known && known->until_ns > bpf_ktime_get_ns() && in_ranges(&known->ports, port, protocol);
 }
+
+/* Whether a refusal may be for want of a name that the reader is about to write down. */
+static __always_inline int name_may_come(struct pf_class *policy, struct pf_sandbox *sandbox) {
+  return policy->egress_names && bpf_ktime_get_ns() - sandbox->dns_ns < PF_NAME_GRACE_NS;
+}

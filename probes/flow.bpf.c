@@ -9,11 +9,12 @@
 #define PF_FIRST_BYTES 1024
 #define PF_FIRST_BYTES_WIDE 4096 /* post-quantum hellos are longer than a kilobyte */
 #define PF_SEGMENTS 512          /* of a direction, at most: a miner may write its first line byte by byte */
+#define PF_SHOWS 64              /* bytes from the first on that show a protocol */
 #define PF_DATAGRAMS 1
 #define PF_DATAGRAMS_WIDE 3      /* a QUIC hello may need that many */
 #define PF_DNS_PER_SECOND 64
 #define PF_ACCEPT 192
-#define PF_AUTOMATON_BYTES 512   /* of the stream out that are looked at */
+#define PF_AUTOMATON_BYTES 256   /* of the stream out that are looked at */
 #define PF_AUTOMATON_STATES 192
 #define PF_IS_DNS(f) ((f)->protocol == 17 && ((f)->remote_port == 53 || (f)->local_port == 53))
 
@@ -244,7 +245,7 @@ static __always_inline void address_of(struct pf_flow_state *f, u8 *to, u32 a, u
   word[3] = mapped ? 0 : e;
 }
 
-/* The verdict on a flow: found once, and again when a policy changed. */
+/* The verdict on a flow: found once, and again when a policy changed or while it is refused. 0: it must not be. */
 static __always_inline int judge(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_flow_state *f) {
   f->policy = c->policy;
   if (f->denied) return 0; /* cut for what it is: that stays */
@@ -255,7 +256,8 @@ static __always_inline int judge(struct pf_control *c, struct pf_sandbox *sandbo
   if (egress_allows(policy, sandbox, f->family, f->remote, f->remote_port, f->protocol)) return 1;
   int enforce = c->armed && policy->enforce;
   f->verdict = enforce ? PF_VERDICT_EGRESS : PF_VERDICT_WOULD_EGRESS;
-  if (enforce) f->flags |= PF_FLOW_FLAG_CUT;
+  /* Told as cut its socket would be destroyed: not while the name that allows it may be being written down. */
+  if (enforce && !name_may_come(policy, sandbox)) f->flags |= PF_FLOW_FLAG_CUT;
   return !enforce;
 }
 
@@ -454,6 +456,7 @@ struct pf_packet {
 
 #define PF_TCP_SYN 2
 #define PF_TCP_RST 4
+#define PF_TCP_ACK 16
 
 /* Behind an IPv6 header: hop-by-hop, routing and destination options may stand in front, as the sender likes. */
 static __always_inline u8 skip_options(struct __sk_buff *skb, u8 next, u32 *header) {
@@ -470,7 +473,7 @@ static __always_inline u8 skip_options(struct __sk_buff *skb, u8 next, u32 *head
 /* Direct access: each helper call would cost every packet more than all the rest that is done with it. */
 static __always_inline int parse_packet(struct __sk_buff *skb, struct pf_packet *p, int incoming) {
   u8 *h = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-  u32 *source = (u32 *)(incoming ? p->remote : p->local), *target = (u32 *)(incoming ? p->local : p->remote);
+  u32 *source = (u32 *)p->local, *target = (u32 *)p->remote;
   u32 header = 0;
   u8 next = 0;
   if (h + 20 > end) return -1;
@@ -505,9 +508,17 @@ static __always_inline int parse_packet(struct __sk_buff *skb, struct pf_packet 
     skip = next == 6 ? (l4[12] >> 4) * 4 : 8;
     p->tcp_flags = next == 6 ? l4[13] : 0;
     p->sequence = (u32)l4[4] << 24 | (u32)l4[5] << 16 | (u32)l4[6] << 8 | l4[7];
-    u16 a = (u16)l4[0] << 8 | l4[1], b = (u16)l4[2] << 8 | l4[3];
-    p->local_port = incoming ? b : a;
-    p->remote_port = incoming ? a : b;
+    p->local_port = (u16)l4[0] << 8 | l4[1];
+    p->remote_port = (u16)l4[2] << 8 | l4[3];
+  }
+  if (incoming) {
+    u8 from[16];
+    u16 port = p->local_port;
+    __builtin_memcpy(from, p->local, 16);
+    __builtin_memcpy(p->local, p->remote, 16);
+    __builtin_memcpy(p->remote, from, 16);
+    p->local_port = p->remote_port;
+    p->remote_port = port;
   }
   p->offset = header + skip;
   p->length = skb->len > p->offset ? skb->len - p->offset : 0;
@@ -533,14 +544,13 @@ static __always_inline void peer_of_socket(struct __sk_buff *skb, struct pf_pack
   }
 }
 
+/* Room for it was admitted: once for all sizes, since the verifier walks what is written here for each. */
 #define SEND_PAYLOAD(BYTES)                                                                          \
   do {                                                                                               \
     struct {                                                                                         \
       struct pf_payload e;                                                                           \
       u8 data[BYTES];                                                                                \
-    } *r;                                                                                            \
-    if (admit(c, sandbox, sizeof(*r), PF_PRIORITY_PAYLOAD, &wake)) return -1;                        \
-    r = bpf_ringbuf_reserve(MAP(events), sizeof(*r), 0);                                             \
+    } *r = bpf_ringbuf_reserve(MAP(events), sizeof(*r), 0);                                          \
     if (!r) {                                                                                        \
       count_lost(sandbox, PF_LOSS_PAYLOAD);                                                          \
       return -1;                                                                                     \
@@ -551,8 +561,7 @@ static __always_inline void peer_of_socket(struct __sk_buff *skb, struct pf_pack
       bpf_ringbuf_discard(r, 0);                                                                     \
       return -1;                                                                                     \
     }                                                                                                \
-    __sync_fetch_and_add(&sandbox->bytes_since, sizeof(*r) + 8);                                     \
-    fill_payload(&r->e, skb, f, slot, relative, length, n, incoming);                                     \
+    fill_payload(&r->e, skb, f, slot, relative, length, n, incoming);                                \
     bpf_ringbuf_submit(r, wake);                                                                     \
   } while (0)
 
@@ -590,10 +599,12 @@ static __always_inline int send_payload(struct __sk_buff *skb, struct pf_control
                                         u32 n, int incoming) {
   u64 wake = 0;
   if (n == 0) return 0;
+  u64 room = n <= 128 ? 128 : n <= PF_FIRST_BYTES ? PF_FIRST_BYTES : PF_FIRST_BYTES_WIDE;
+  room += sizeof(struct pf_payload);
+  if (admit(c, sandbox, room, PF_PRIORITY_PAYLOAD, &wake)) return -1;
+  __sync_fetch_and_add(&sandbox->bytes_since, room + 8);
   if (n <= 128)
     SEND_PAYLOAD(128);
-  else if (n <= 512)
-    SEND_PAYLOAD(512);
   else if (n <= PF_FIRST_BYTES)
     SEND_PAYLOAD(PF_FIRST_BYTES);
   else
@@ -601,60 +612,60 @@ static __always_inline int send_payload(struct __sk_buff *skb, struct pf_control
   return 0;
 }
 
-/* First bytes of one direction, by sequence number: what fills the beginning is sent, holes and what follows them too,
- * and user space puts it together. */
-static __always_inline void first_bytes(struct __sk_buff *skb, struct pf_control *c, struct pf_sandbox *sandbox,
-                                        struct pf_flow_state *f, u32 slot, struct pf_packet *p, int incoming) {
-  u32 d = incoming ? 1 : 0;
+/* A flow that was only counted so far: what may be SSH or JSON lines, or comes in crumbs, is worth the record. */
+static __always_inline int is_odd(struct __sk_buff *skb, struct pf_packet *p) {
   u8 head[4] = {};
+  if (p->length < 4 || bpf_skb_load_bytes(skb, p->offset, head, 4)) return 1;
+  return head[0] == '{' || (head[0] == 'S' && head[1] == 'S' && head[2] == 'H');
+}
+
+/* First bytes of one direction, by sequence number: what fills the beginning is sent, holes and what follows them too,
+ * and user space puts it together. Returns how many bytes of this segment, from `relative` on. */
+static __always_inline u32 first_bytes(struct __sk_buff *skb, struct pf_flow_state *f, struct pf_packet *p, u32 d,
+                                       u32 *at) {
+  u8 head = 0;
   u32 relative = f->protocol == 6 ? p->sequence - f->first[d] : 0;
-  if (f->protocol == 6 && relative > 0x7fffffff) return; /* before the stream: a keep-alive probe */
-  if (bpf_skb_load_bytes(skb, p->offset, head, p->length < 4 ? 1 : 4)) return;
-  if (!f->told_ns) {
-    /* Only counted so far. What may be SSH or JSON lines, or comes in crumbs, is worth the record. */
-    int odd = p->length < 4 || head[0] == '{' || (head[0] == 'S' && head[1] == 'S' && head[2] == 'H');
-    if (relative || !odd) {
-      f->done[d] = 1;
-      return;
-    }
-    tell_late(c, sandbox, f, slot);
-  }
-  if (relative == 0) f->wide[d] = head[0] == 0x16 || (f->protocol == 17 && (head[0] & 0xc0) == 0xc0);
-  u32 limit = f->wide[d] ? PF_FIRST_BYTES_WIDE : PF_FIRST_BYTES;
+  if (f->protocol == 6 && relative > 0x7fffffff) return 0; /* before the stream: a keep-alive probe */
+  if (bpf_skb_load_bytes(skb, p->offset, &head, 1)) return 0;
+  if (relative == 0) f->wide[d] = head == 0x16 || (f->protocol == 17 && (head & 0xc0) == 0xc0);
+  /* Behind a hole at the very beginning nobody knows yet how long that is. */
+  u32 limit = f->wide[d] || (relative && !f->have[d]) ? PF_FIRST_BYTES_WIDE : PF_FIRST_BYTES;
   if (relative >= limit) {
-    if (f->have[d] >= limit || f->segments[d] >= PF_SEGMENTS) f->done[d] = 1;
-    f->segments[d] += 1;
-    return;
+    /* Not while the beginning is to come: who holds it back must not have it passed over. */
+    if (f->have[d] >= limit || (f->have[d] >= PF_SHOWS && f->segments[d] >= PF_SEGMENTS)) f->done[d] = 1;
+    if (f->segments[d] < PF_SEGMENTS) f->segments[d] += 1;
+    return 0;
   }
   u32 end = relative + p->length;
-  if (f->protocol == 6 && end <= f->have[d]) return; /* sent again */
-  u32 n = p->length < limit - relative ? p->length : limit - relative;
-  send_payload(skb, c, sandbox, f, slot, p->offset, relative, p->length, n, incoming);
+  if (f->protocol == 6 && end <= f->have[d]) return 0; /* sent again */
+  if (relative > f->have[d] && f->segments[d] >= PF_SEGMENTS / 2) return 0; /* enough from behind a hole */
+  *at = relative;
   f->segments[d] += 1;
   if (f->protocol != 6) {
     if (f->segments[d] >= (f->wide[d] ? PF_DATAGRAMS_WIDE : PF_DATAGRAMS)) f->done[d] = 1;
-    return;
+  } else if (relative <= f->have[d]) {
+    f->have[d] = end;
+    if (end >= limit || (end >= PF_SHOWS && f->segments[d] >= PF_SEGMENTS)) f->done[d] = 1;
   }
-  if (relative <= f->have[d]) f->have[d] = end;
-  if (f->have[d] >= limit || f->segments[d] >= PF_SEGMENTS) f->done[d] = 1;
+  return p->length < limit - relative ? p->length : limit - relative;
 }
 
-/* Every DNS message is sent, up to so many a second: names are for the cache and for the policy. */
-static __always_inline void dns_message(struct __sk_buff *skb, struct pf_control *c, struct pf_sandbox *sandbox,
-                                        struct pf_flow_state *f, u32 slot, struct pf_packet *p, int incoming) {
-  u32 second = bpf_ktime_get_ns() >> 30;
+/* Every DNS message is sent, up to so many a second: names are for the cache and for the policy. Returns its bytes. */
+static __always_inline u32 dns_message(struct pf_sandbox *sandbox, struct pf_flow_state *f, struct pf_packet *p,
+                                       u32 incoming) {
+  u64 now = bpf_ktime_get_ns();
+  u32 second = now >> 30;
   if (f->dns_second != second) {
     f->dns_second = second;
     f->dns_count = 0;
   }
   f->dns_count += 1;
-  if (incoming) sandbox->dns_ns = bpf_ktime_get_ns();
+  if (incoming) sandbox->dns_ns = now;
   if (f->dns_count > PF_DNS_PER_SECOND) {
     count_lost(sandbox, PF_LOSS_DATAGRAMS);
-    return;
+    return 0;
   }
-  u32 n = p->length < PF_FIRST_BYTES ? p->length : PF_FIRST_BYTES;
-  send_payload(skb, c, sandbox, f, slot, p->offset, 0, p->length, n, incoming);
+  return p->length < PF_FIRST_BYTES ? p->length : PF_FIRST_BYTES;
 }
 
 /* Data came in first, after a pause: what a relay's outer flow does before it dials inside. */
@@ -664,7 +675,6 @@ static __always_inline void on_inversion(struct pf_control *c, struct pf_sandbox
   u64 family = f->family_id;
   f->inversions += 1;
   if (family) bpf_map_update_elem(MAP(inverted), &family, &now, BPF_ANY);
-  if (!f->told_ns) tell_late(c, sandbox, f, slot);
   if (now - f->inversion_ns < 50000000) return;
   f->inversion_ns = now;
   u64 wake = 0;
@@ -688,17 +698,48 @@ static __always_inline void on_inversion(struct pf_control *c, struct pf_sandbox
   bpf_ringbuf_submit(e, wake);
 }
 
-static __always_inline void cut_flow(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_flow_state *f,
-                                     u32 slot, u8 denied) {
+static __always_inline void cut_flow(struct pf_flow_state *f, u8 denied) {
   f->denied = denied;
   f->flags |= PF_FLOW_FLAG_CUT;
   f->automaton = 0;
-  tell_flow(c, sandbox, f, slot, PF_PHASE_SAMPLE, PF_END_NONE, PF_PRIORITY_URGENT);
 }
 
-/* Bytes out through the automaton, each once and in order, whatever segments they come in. 1: this segment completes
- * a denied protocol's prefix, so that at most one byte less than it has left. */
+/* The denied protocols that are cut now, by enum pf_prefix. */
+static __always_inline u32 cut_now(struct pf_control *c, struct pf_sandbox *sandbox) {
+  struct pf_class *policy = class_of(sandbox);
+  return policy && policy->enforce && c->armed ? policy->denied_protocols : 0;
+}
+
+/* WireGuard's first message or the answer to one, each of one length, with three bytes that are always zero: the
+ * tunnel stands after either, whoever began, and whatever its socket was used for before. */
+static __always_inline int is_wireguard(struct __sk_buff *skb, struct pf_packet *p) {
+  u32 begin = 0;
+  if (p->protocol != 17 || (p->length != 148 && p->length != 92)) return 0;
+  if (bpf_skb_load_bytes(skb, p->offset, &begin, 4)) return 0;
+  return begin == bpf_ntohl(p->length == 148 ? 0x01000000 : 0x02000000);
+}
+
+/* Where the stream out of an adopted flow begins, if this is its beginning. 0: it was there before the probes, or
+ * lost its place in the table, and what it said at first is not known. */
+static __always_inline int begins_here(struct __sk_buff *skb, struct pf_flow_state *f, struct pf_packet *p) {
+  struct bpf_sock *sk = skb->sk;
+  if (!sk) return 0;
+  sk = bpf_sk_fullsock(sk);
+  if (!sk || sk->type != 1) return 0; /* SOCK_STREAM: a raw socket that speaks TCP itself has no such counters */
+  struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
+  u32 segments = skb->gso_segs ? skb->gso_segs : 1;
+  if (!tcp || tcp->data_segs_out > segments) return 0; /* it counts this one already */
+  f->first[0] = p->sequence;
+  return 1;
+}
+
+/* Bytes out through the automaton, each once and in order, whatever segments they come in. Above PF_ACCEPT: this
+ * segment completes a denied protocol's prefix, so that at most one byte less than it has left. */
 static __always_inline u8 feed(struct __sk_buff *skb, struct pf_flow_state *f, struct pf_packet *p, u32 denied) {
+  if (!denied || (f->flags & PF_FLOW_FLAG_ADOPTED && !f->consumed && !begins_here(skb, f, p))) {
+    f->automaton = 0; /* what is let through now will not be known later */
+    return 0;
+  }
   u32 relative = p->sequence - f->first[0];
   u32 consumed = f->consumed;
   if (relative > 0x7fffffff || relative + p->length <= consumed) return 0; /* before the stream, or sent again */
@@ -720,7 +761,7 @@ static __always_inline u8 feed(struct __sk_buff *skb, struct pf_flow_state *f, s
     state = a->next[index];
     if (state >= PF_ACCEPT) {
       if (denied >> (state & 31) & 1) return state;
-      state = 0;
+      state = state >> 4 & 2; /* not denied here: what else it may become goes on in state 2, if there is anything */
     }
     if (!state) break;
   }
@@ -757,23 +798,43 @@ static __always_inline struct pf_flow_state *adopt(struct __sk_buff *skb, struct
   f->remote_port = p->remote_port;
   __builtin_memcpy(f->local, p->local, 16);
   __builtin_memcpy(f->remote, p->remote, 16);
-  struct pf_sandbox *sandbox = owner_of(p->cookie, sk, 0, f);
+  struct bpf_sock *full = skb->sk;
+  if (full) full = bpf_sk_fullsock(full);
+  struct pf_stamp *inherited = full ? sk_storage(MAP(listeners), full, 0, 0) : 0;
+  struct pf_sandbox *sandbox = owner_of(p->cookie, sk, inherited, f);
   if (!sandbox) {
     f->cookie = p->cookie; /* nobody's: its further packets need not ask */
     return f;
   }
   f->flags = incoming ? 0 : PF_FLOW_FLAG_INITIATED;
   if (p->protocol == 6) {
-    /* It was there before the probes. Its beginning is gone, and who began it is not known. */
+    /* It was there before the probes, or lost its place to a newer one. Its beginning is gone; who began it is known
+     * by a stamp of its own, which accepted sockets have not. */
+    struct pf_stamp *own = stamp_at(p->cookie);
     f->flags = PF_FLOW_FLAG_ADOPTED;
+    if (own && own->cookie == p->cookie) f->flags |= PF_FLOW_FLAG_INITIATED;
     f->done[0] = f->done[1] = 1;
   }
   begin_flow(c, sandbox, f, *slot, p->cookie, sk, 0);
   return f;
 }
 
-/* A packet that no entry of the table stands for: is it where its sandbox may not go? */
-static __always_inline int judge_alone(struct pf_control *c, struct pf_packet *p, void *sk) {
+/* What a TCP socket sends before its flow is in the table, or after, and is not asked about: a listener's answer to a
+ * SYN, a bare reset (of a socket that is closed already), and whatever belongs to an accepted flow, which has what was
+ * stored with its listener. A SYN is always asked about: an accepted socket may be connected anew. */
+static __always_inline int is_answer(struct __sk_buff *skb, struct pf_packet *p) {
+  struct bpf_sock *sk = skb->sk;
+  if (p->protocol != 6 || !sk) return 0;
+  sk = bpf_sk_fullsock(sk);
+  if (!sk || sk->type != 1) return 0; /* SOCK_STREAM: what a raw socket says is anything */
+  if (p->tcp_flags & PF_TCP_RST && !p->length) return 1;
+  if (p->tcp_flags & PF_TCP_SYN) return p->tcp_flags & PF_TCP_ACK && sk->state == BPF_TCP_LISTEN;
+  struct pf_stamp *inherited = sk_storage(MAP(listeners), sk, 0, 0);
+  return inherited && inherited->cookie != p->cookie;
+}
+
+/* A packet that no entry of the table stands for: is it where its sandbox may not go, or what it may not say? */
+static __always_inline int judge_alone(struct __sk_buff *skb, struct pf_control *c, struct pf_packet *p, void *sk) {
   struct pf_stamp *stamp = stamp_at(p->cookie);
   struct pf_sandbox *sandbox = 0;
   if (stamp && stamp->cookie == p->cookie) {
@@ -786,41 +847,56 @@ static __always_inline int judge_alone(struct pf_control *c, struct pf_packet *p
   if (!sandbox) return 1;
   struct pf_class *policy = class_of(sandbox);
   if (!policy || !policy->enforce || !c->armed) return 1;
-  return egress_allows(policy, sandbox, p->family, p->remote, p->remote_port, p->protocol);
+  /* Data in a SYN (TCP Fast Open) would leave before there is a flow. The SYN that is sent again has none. */
+  if (policy->denied_protocols && p->protocol == 6 && p->tcp_flags & PF_TCP_SYN && p->length) return 0;
+  if (policy->denied_protocols >> PF_PREFIX_WIREGUARD & 1 && is_wireguard(skb, p)) return 0;
+  if (egress_allows(policy, sandbox, p->family, p->remote, p->remote_port, p->protocol)) return 1;
+  return is_answer(skb, p);
 }
 
-static __always_inline int on_packet(struct __sk_buff *skb, int incoming) {
+/* Tail-called, each for both directions or from both places: compiled and verified twice they were most of a cold
+ * start, and the automaton's rounds in one program with the rest came near the verifier's million. */
+#define PF_PROGRAM_PACKET 0
+#define PF_PROGRAM_FEED 1
+#define PF_PROGRAM_ADOPT 2
+
+/* The packet's flow, or 0. `seen`: the remote end as the packet has it, whatever its socket thinks. */
+static __always_inline struct pf_flow_state *flow_of(struct __sk_buff *skb, struct pf_packet *p, u32 *slot) {
+  if (p->protocol == 17) peer_of_socket(skb, p);
+  *slot = slot_of(p->cookie, p->protocol, p->remote, p->remote_port);
+  struct pf_flow_state *f = flow_at(*slot);
+  if (!f || f->cookie != p->cookie || f->protocol != p->protocol) return 0;
+  return p->protocol == 6 || f->remote_port == p->remote_port ? f : 0;
+}
+
+/* A packet with which there is something to do. */
+int on_packet(struct __sk_buff *skb) {
   struct pf_control *c = control();
   if (!c) return 1;
+  u32 incoming = skb->cb[0];
+  asm volatile("%0 &= 1" : "+r"(incoming));
   struct pf_packet p;
   __builtin_memset(&p, 0, sizeof(p));
   if (parse_packet(skb, &p, incoming)) return 1;
   p.cookie = bpf_get_socket_cookie(skb);
-  if (!p.cookie) return 1;
-  u32 seen[4]; /* what the packet says, whatever its socket thinks */
+  u64 seen[2]; /* what the packet says, whatever its socket thinks */
   __builtin_memcpy(seen, p.remote, 16);
   u16 seen_port = p.remote_port;
-  if (p.protocol == 17) peer_of_socket(skb, &p);
-  u32 slot = slot_of(p.cookie, p.protocol, p.remote, p.remote_port);
-  struct pf_flow_state *f = flow_at(slot);
-  if (!f) return 1;
-  if (f->cookie != p.cookie || (f->protocol != 6 && f->remote_port != p.remote_port) || f->protocol != p.protocol) {
-    void *sk = 0;
-    READ(sk, skb, sk_buff, sk);
-    f = adopt(skb, c, &p, &slot, incoming, sk);
-    if (!f) return incoming || !c->egress_any ? 1 : judge_alone(c, &p, sk);
-  }
-  if (!f->sandbox_id) return 1;
-  if (c->egress_any && !incoming && f->flags & PF_FLOW_FLAG_INITIATED && f->family == p.family) {
+  u32 slot = 0;
+  struct pf_flow_state *f = flow_of(skb, &p, &slot);
+  if (!f || !f->sandbox_id) return 1;
+  struct pf_sandbox *sandbox = sandbox_by_id(f->sandbox_id);
+  if (!sandbox) return 1;
+  u64 *own = (u64 *)f->remote;
+  int translated = 0;
+  if (c->egress_any && !incoming && f->flags & PF_FLOW_FLAG_INITIATED && f->family == p.family &&
+      (own[0] != seen[0] || own[1] != seen[1] || f->remote_port != seen_port)) {
+    translated = 1;
     /* Whoever is root in a sandbox may have its NAT turn an allowed address into another. */
-    u32 *own = (u32 *)f->remote;
-    if (own[0] != seen[0] || own[1] != seen[1] || own[2] != seen[2] || own[3] != seen[3] || f->remote_port != seen_port) {
-      void *sk = 0;
-      READ(sk, skb, sk_buff, sk);
-      __builtin_memcpy(p.remote, seen, 16);
-      p.remote_port = seen_port;
-      if (!judge_alone(c, &p, sk)) return 0;
-    }
+    struct pf_class *policy = class_of(sandbox);
+    if (policy && policy->enforce && c->armed &&
+        !egress_allows(policy, sandbox, p.family, (u8 *)seen, seen_port, p.protocol))
+      return p.protocol == 6 && p.tcp_flags & PF_TCP_RST && !p.length;
   }
   if (incoming) {
     f->bytes_in += p.length;
@@ -831,47 +907,147 @@ static __always_inline int on_packet(struct __sk_buff *skb, int incoming) {
   }
   u64 now = coarse_now();
   u64 idle = since(now, f->last_ns);
-  int first = p.length && !f->done[incoming ? 1 : 0];
+  int dns = PF_IS_DNS(f);
+  int first = p.length && !dns && !f->done[incoming];
   int inverted = incoming && p.length && idle > c->pause_ns && f->flags & PF_FLOW_FLAG_INITIATED;
   int late = !f->told_ns && since(now, f->started_ns) > c->flow_late_ns;
   if (p.length) f->last_ns = now;
-  int dns = PF_IS_DNS(f);
-  if (!first && !inverted && !late && !dns && f->policy == c->policy && !(f->flags & PF_FLOW_FLAG_CUT) &&
-      !(f->automaton && !incoming))
-    return 1;
-
-  struct pf_sandbox *sandbox = sandbox_by_id(f->sandbox_id);
-  if (!sandbox) return 1;
-  if (f->policy != c->policy) judge(c, sandbox, f);
-  if (f->verdict == PF_VERDICT_EGRESS && f->flags & PF_FLOW_FLAG_CUT) judge(c, sandbox, f); /* a name may be known by now */
-  if (f->flags & PF_FLOW_FLAG_CUT) return p.protocol == 6 && p.tcp_flags & PF_TCP_RST && !p.length;
-  if (inverted) on_inversion(c, sandbox, f, slot, p.length, idle);
-  if (late && !f->told_ns) tell_late(c, sandbox, f, slot);
-  if (f->automaton && !incoming && p.length) {
-    struct pf_class *policy = class_of(sandbox);
-    u8 found = policy ? feed(skb, f, &p, policy->denied_protocols) : 0;
-    if (found > PF_ACCEPT) cut_flow(c, sandbox, f, slot, found & 31);
-    if (found) return 0;
+  int cut = 0; /* just now */
+  if (f->policy != c->policy || f->verdict == PF_VERDICT_EGRESS) {
+    int known = f->flags & PF_FLOW_FLAG_CUT;
+    judge(c, sandbox, f);
+    cut = !known && f->flags & PF_FLOW_FLAG_CUT;
   }
-  if (dns) {
-    if (p.length) dns_message(skb, c, sandbox, f, slot, &p, incoming);
-  } else if (first) {
-    first_bytes(skb, c, sandbox, f, slot, &p, incoming);
+  u32 denied = cut_now(c, sandbox);
+  int stopped = f->verdict == PF_VERDICT_EGRESS || (f->denied && denied >> (f->denied & 31) & 1);
+  int wireguard = !stopped && !incoming && denied >> PF_PREFIX_WIREGUARD & 1 && is_wireguard(skb, &p);
+  if (wireguard) {
+    cut_flow(f, PF_PREFIX_WIREGUARD);
+    cut = 1;
   }
-  if (p.protocol == 17 && !incoming && p.length == 148 && f->packets_out == 1) {
-    u32 begin = 0;
-    struct pf_class *policy = class_of(sandbox);
-    if (policy && policy->enforce && c->armed && policy->denied_protocols >> PF_PREFIX_WIREGUARD & 1 &&
-        bpf_skb_load_bytes(skb, p.offset, &begin, 4) == 0 && begin == 1) {
-      cut_flow(c, sandbox, f, slot, PF_PREFIX_WIREGUARD);
-      return 0;
+  if (!f->told_ns && first && !late && !inverted) {
+    u32 relative = f->protocol == 6 ? p.sequence - f->first[incoming] : 0;
+    if (relative || !is_odd(skb, &p)) {
+      f->done[incoming] = 1;
+      first = 0;
     }
   }
+  if (!f->told_ns && (late || inverted || first)) tell_late(c, sandbox, f, slot);
+  if (cut) tell_flow(c, sandbox, f, slot, PF_PHASE_SAMPLE, PF_END_NONE, PF_PRIORITY_URGENT);
+  if (stopped) return p.protocol == 6 && p.tcp_flags & PF_TCP_RST && !p.length;
+  if (wireguard) return 0;
+  if (inverted) on_inversion(c, sandbox, f, slot, p.length, idle);
+  /* A DNS question that NAT leads elsewhere is not told: without it the answer, which NAT gives the resolver's address,
+   * is nobody's, and opens nothing. */
+  u32 relative = 0, bytes = 0;
+  if (dns && p.length && !translated)
+    bytes = dns_message(sandbox, f, &p, incoming);
+  else if (first)
+    bytes = first_bytes(skb, f, &p, incoming, &relative);
+  if (bytes) send_payload(skb, c, sandbox, f, slot, p.offset, relative, p.length, bytes, incoming);
   return 1;
 }
 
-int on_egress(struct __sk_buff *skb) { return on_packet(skb, 0); }
-int on_ingress(struct __sk_buff *skb) { return on_packet(skb, 1); }
+/* A packet whose flow is not in the table. */
+int on_adopt(struct __sk_buff *skb) {
+  struct pf_control *c = control();
+  if (!c) return 1;
+  u32 incoming = skb->cb[0];
+  asm volatile("%0 &= 1" : "+r"(incoming));
+  struct pf_packet p;
+  __builtin_memset(&p, 0, sizeof(p));
+  if (parse_packet(skb, &p, incoming)) return 1;
+  p.cookie = bpf_get_socket_cookie(skb);
+  u32 slot = 0;
+  void *sk = 0;
+  READ(sk, skb, sk_buff, sk);
+  struct pf_flow_state *f = flow_of(skb, &p, &slot);
+  if (!f) {
+    int odd = p.protocol == 17 || (p.tcp_flags & PF_TCP_SYN && p.length);
+    f = adopt(skb, c, &p, &slot, incoming, sk);
+    if (!f) return incoming || !(c->egress_any || odd) ? 1 : judge_alone(skb, c, &p, sk);
+  }
+  if (!incoming && f->automaton) tail_call(skb, MAP(packet_programs), PF_PROGRAM_FEED);
+  tail_call(skb, MAP(packet_programs), PF_PROGRAM_PACKET);
+  return 1;
+}
+
+/* Data out of a flow of which the automaton has not seen enough: then the rest. */
+int on_feed(struct __sk_buff *skb) {
+  struct pf_control *c = control();
+  if (!c) return 1;
+  struct pf_packet p;
+  __builtin_memset(&p, 0, sizeof(p));
+  if (parse_packet(skb, &p, 0)) return 1;
+  p.cookie = bpf_get_socket_cookie(skb);
+  u32 slot = p.cookie & (PF_FLOWS - 1);
+  struct pf_flow_state *f = flow_at(slot);
+  if (!f || f->cookie != p.cookie || f->protocol != 6) return 1;
+  struct pf_sandbox *sandbox = sandbox_by_id(f->sandbox_id);
+  if (!sandbox) return 1;
+  u8 found = f->denied || !f->automaton ? 0 : feed(skb, f, &p, cut_now(c, sandbox));
+  if (found > PF_ACCEPT) {
+    cut_flow(f, found & 31);
+    tell_flow(c, sandbox, f, slot, PF_PHASE_SAMPLE, PF_END_NONE, PF_PRIORITY_URGENT);
+  }
+  if (found) return 0;
+  tail_call(skb, MAP(packet_programs), PF_PROGRAM_PACKET);
+  return 1;
+}
+
+/* What nearly every packet costs: a look-up, a byte counter and a coarse time. The rest is the other programs', which
+ * do all of it anew; where none can be called the packet passes. */
+static __always_inline int count_packet(struct __sk_buff *skb, int incoming) {
+  struct pf_control *c = control();
+  if (!c) return 1;
+  struct pf_packet p;
+  __builtin_memset(&p, 0, sizeof(p));
+  if (parse_packet(skb, &p, incoming)) return 1;
+  p.cookie = bpf_get_socket_cookie(skb);
+  if (!p.cookie) return 1;
+  u64 seen[2];
+  __builtin_memcpy(seen, p.remote, 16);
+  u16 seen_port = p.remote_port;
+  u32 slot = 0;
+  skb->cb[0] = incoming;
+  struct pf_flow_state *f = flow_of(skb, &p, &slot);
+  if (!f) {
+    /* Not established yet, pushed out by a newer one, or the first of its datagrams. */
+    if (p.protocol == 6 && !p.length && !c->egress_any) return 1;
+    tail_call(skb, MAP(packet_programs), PF_PROGRAM_ADOPT);
+    return 1;
+  }
+  if (!f->sandbox_id) return 1;
+  u64 now = coarse_now();
+  if (f->policy != c->policy || f->verdict == PF_VERDICT_EGRESS || f->denied || PF_IS_DNS(f)) goto look;
+  if (!f->told_ns && since(now, f->started_ns) > c->flow_late_ns) goto look;
+  if (!incoming && p.length && f->automaton) {
+    tail_call(skb, MAP(packet_programs), PF_PROGRAM_FEED);
+    return 1;
+  }
+  if (p.length && !f->done[incoming]) goto look;
+  if (incoming) {
+    if (p.length && f->flags & PF_FLOW_FLAG_INITIATED && since(now, f->last_ns) > c->pause_ns) goto look;
+    f->bytes_in += p.length;
+    f->packets_in += 1;
+  } else {
+    if (p.protocol == 17 && (p.length == 148 || p.length == 92)) goto look; /* as WireGuard's handshake is */
+    if (c->egress_any && f->flags & PF_FLOW_FLAG_INITIATED && f->family == p.family) {
+      u64 *own = (u64 *)f->remote;
+      if (own[0] != seen[0] || own[1] != seen[1] || f->remote_port != seen_port) goto look;
+    }
+    f->bytes_out += p.length;
+    f->packets_out += 1;
+  }
+  if (p.length) f->last_ns = now;
+  return 1;
+look:
+  tail_call(skb, MAP(packet_programs), PF_PROGRAM_PACKET);
+  return 1;
+}
+
+int on_egress(struct __sk_buff *skb) { return count_packet(skb, 0); }
+int on_ingress(struct __sk_buff *skb) { return count_packet(skb, 1); }
 
 /* Never attached: the reader runs it for a flow that it knows, to have it told while it lives, or ended if it is a
  * datagram flow that went quiet. args: slot, cookie. */

@@ -70,6 +70,7 @@ class ReverseShellSettings(Struct, frozen=True, forbid_unknown_fields=True):
     check_ms: tuple[int, ...] = (100, 1000)  # after a connect: dup2 follows within a script line; a late FLOW record
     step_ms: int = 500  # from data to a program that the shell starts
     steps: int = 3  # typed commands that make it a session (test_reverse_shell: agent with a shell by a pipe)
+    typed_bytes: int = 512  # a line, in TLS too; a model's reply with HTTP's head is more (test_reverse_shells, live)
     waiting: int = 32  # follow-ups a sandbox
     watched: int = 64  # shells at a pipe or pty, a sandbox
     scans_a_minute: int = 20  # of /proc for who feeds them, where parentage does not tell; a sandbox

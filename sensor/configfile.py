@@ -257,5 +257,5 @@ def _without_empty(kind: Any, value: Any) -> Any:
 
 
 def _expected(kind: Any) -> str:
-    named = {str: "text", int: "an integer", bool: "true or false"}.get(kind)
+    named = {str: "text", int: "an integer", float: "a number", bool: "true or false"}.get(kind)
     return named or "one of " + ", ".join(str(choice) for choice in get_args(kind))

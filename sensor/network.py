@@ -5,21 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sensor.bpf.state import FlowState
 from sensor.bpf.tables import Tables
 from sensor.config import Config
 from sensor.detect.detectors import Detectors
 from sensor.detect.host import HostWorld
 from sensor.detect.world import Counters
 from sensor.enrich.enricher import Enricher
+from sensor.enrich.flowtable import Flow
 from sensor.enrich.hostsfile import HostsFiles
 from sensor.errors import RefusedError
 from sensor.events.activity import Activity, AnyActivity, NetworkFlow, SandboxChange
+from sensor.events.layouts import FlowFlag
 from sensor.metrics import Metrics
 from sensor.respond.egress import Change, EgressPolicy, NameGrants
-from sensor.respond.sockets import Destroyer, Request, Response, Socket
+from sensor.respond.sockets import MOST_SOCKETS, Destroyer, Request, Response, Socket
 
 CHECKED_AT_ONCE = 2048  # living flows, each second
+SOUGHT_AT_ONCE = 4096  # places of the kernel's table, each second after a start: some 3 us each
+MOST_CUTS = 4096  # sockets that wait to be destroyed, of one sandbox and namespace
 _HOLDERS = 8
+_OUTCOMES = {
+    "destroyed": "was destroyed",
+    "gone": "was gone already",
+    "unsupported": "could not be destroyed",
+    "failed": "could not be destroyed",
+}
 
 
 class Network:
@@ -45,6 +56,10 @@ class Network:
         self._policy = EgressPolicy(config)
         self._hosts = HostsFiles(enricher.names)
         self._destroyer = Destroyer()
+        self._sought = 0  # places of the kernel's table that were looked at since the start
+        # By sandbox and network namespace: sockets of denied flows by cookie, each with its maker.
+        self._cuts: dict[tuple[int, int], dict[int, tuple[Socket, int]]] = {}
+        self._destroying: set[int] = set()  # sandboxes
         self._flows.policy.denied = self._denied
         self._flows.policy.granted = self._granted
         self._world = HostWorld(
@@ -60,7 +75,7 @@ class Network:
     @property
     def busy(self) -> bool:
         """Whether `tick` is wanted again soon."""
-        return self._hosts.busy or not self._destroyer.idle
+        return self._hosts.busy or bool(self._cuts) or not self._destroyer.idle
 
     def reload(self, config: Config) -> None:
         self._config = config
@@ -83,15 +98,27 @@ class Network:
         self._hosts.poll()
         for response in self._destroyer.poll(now_ns):
             self._destroyed(response)
+        self._destroy(now_ns)
 
     def each_second(self, now_ns: int) -> None:
         self._write(self._grants.expire(now_ns))
         flows = self._config.flows
+        self._seek(flows.table)
         second = 1_000_000_000
         for flow in self._flows.table.due(
             now_ns, flows.sample_seconds * second, flows.idle_seconds * second, CHECKED_AT_ONCE
         ):
             self._tables.check_flow(flow.slot, flow.cookie)
+
+    def _seek(self, size: int) -> None:
+        """Flows that an earlier run of the sensor was told of: the kernel's table outlives it, and nothing else would
+        have them looked at again, or end those of datagrams."""
+        until = min(size, self._sought + SOUGHT_AT_ONCE)
+        for slot in range(self._sought, until):
+            state = self._tables.flow(slot)
+            if state is not None and state.cookie and state.sandbox_id and state.told_ns:
+                self._flows.table.find(of_state(state, slot))
+        self._sought = until
 
     def close(self) -> None:
         self._hosts.close()
@@ -107,33 +134,55 @@ class Network:
     def _ask_hosts_file(self, flow: Activity) -> None:
         process = self._enricher.processes.get(flow.ProcessId)
         if process is not None and process.sandbox_id == flow.SandboxId:
-            self._hosts.request(flow.SandboxId, process.tgid, process.start_ns)
+            above = self._enricher.processes.lineage(process)[1 : 1 + _HOLDERS]
+            self._hosts.request(
+                flow.SandboxId, process.tgid, process.start_ns, tuple((one.tgid, one.start_ns) for one in above)
+            )
 
     def _cut(self, told: NetworkFlow) -> None:
-        """The kernel drops its packets; with the socket gone, its user and the peer know."""
+        """The kernel drops its packets; with the socket gone, its user and the peer know. What is cut while others of
+        its sandbox are being destroyed goes with the next."""
         flow = self._flows.table.by_cookie.get(told.SocketCookie)
         if flow is None or flow.protocol not in (6, 17):
             return
-        processes = [
-            (process.tgid, process.start_ns)
-            for process in (
-                self._enricher.processes.get(told.ProcessId),
-                *self._enricher.processes.in_sandbox(told.SandboxId)[-_HOLDERS:],
-            )
-            if process is not None
-        ]
         socket = Socket(
             flow.protocol, told.SourceIp, flow.local_port, told.DestinationIp, flow.remote_port, told.SocketCookie
         )
-        request = Request(told.SandboxId, tuple(processes), (socket,), told.NetworkNamespace)
-        if not self._destroyer.start(request, told.monotonic_ns):
+        waiting = self._cuts.setdefault((told.SandboxId, told.NetworkNamespace), {})
+        if len(waiting) >= MOST_CUTS:
             self._metrics.count("pinfold_sockets_destroyed_total", ("failed",))
+            return
+        waiting[told.SocketCookie] = (socket, told.ProcessId)
+
+    def _destroy(self, now_ns: int) -> None:
+        """What was cut since, as many at once as one request holds."""
+        for (sandbox_id, namespace), waiting in list(self._cuts.items()):
+            if sandbox_id in self._destroying:
+                continue
+            chosen = [waiting.pop(cookie) for cookie in list(waiting)[:MOST_SOCKETS]]
+            if not waiting:
+                del self._cuts[sandbox_id, namespace]
+            makers = dict.fromkeys(maker for _, maker in chosen[:_HOLDERS])
+            processes = [
+                (process.tgid, process.start_ns)
+                for process in (
+                    *map(self._enricher.processes.get, makers),
+                    *self._enricher.processes.in_sandbox(sandbox_id)[-_HOLDERS:],
+                )
+                if process is not None
+            ]
+            request = Request(sandbox_id, tuple(processes), tuple(socket for socket, _ in chosen), namespace)
+            if self._destroyer.start(request, now_ns):
+                self._destroying.add(sandbox_id)
+            else:
+                self._metrics.count("pinfold_sockets_destroyed_total", ("failed",), len(chosen))
 
     def _destroyed(self, response: Response) -> None:
+        self._destroying.discard(response.request.sandbox_id)
         for socket, result in zip(response.request.sockets, response.results, strict=True):
             self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
             self._told(
-                f"the socket of a denied flow was {result.outcome}" + (f": {result.reason}" if result.reason else ""),
+                f"the socket of a denied flow {_OUTCOMES[result.outcome]}" + (result.reason and f": {result.reason}"),
                 SandboxId=response.request.sandbox_id,
                 DestinationIp=socket.remote,
                 DestinationPort=socket.remote_port,
@@ -168,3 +217,12 @@ class Network:
                 self._tables.write_name(change.key, change.value)
             except RefusedError:  # no memory: the name stays refused, which is the safe side
                 self._metrics.count("pinfold_names_unwritten_total")
+
+
+def of_state(state: FlowState, slot: int) -> Flow:
+    return Flow(
+        state.cookie, state.started_ns, slot, state.sandbox_id, state.tgid, state.exec_id, state.cgroup_id, state.inode,
+        state.protocol, state.family, bool(state.flags & FlowFlag.INITIATED), state.local, state.remote,
+        state.local_port, state.remote_port, checked_ns=state.told_ns, told=3 if all(state.done) else 0,
+        adopted=bool(state.flags & FlowFlag.ADOPTED), heard_ns=state.told_ns,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ static long (*read_kernel_str)(void *to, u32 size, const void *from) = (void *)1
 static u64 (*ancestor_id)(int level) = (void *)123; /* bpf_get_current_ancestor_cgroup_id, 5.7 */
 static u64 (*coarse_ns)(void) = (void *)160; /* bpf_ktime_get_coarse_ns, 5.11 */
 static void *(*sk_storage)(void *map, void *sk, void *value, u64 flags) = (void *)107; /* bpf_sk_storage_get, 5.2 */
+static long (*tail_call)(void *ctx, void *programs, u32 index) = (void *)12;
 static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 
 #define MAP(name) ((void *)bpf_pseudo_fd(1, PF_FD_##name))

@@ -26,6 +26,7 @@ ANY, NOEXIST = 0, 1
 class MapType(IntEnum):
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
     LRU_HASH = 9
     LPM_TRIE = 11
     SK_STORAGE = 24

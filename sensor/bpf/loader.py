@@ -15,6 +15,7 @@ import msgspec
 
 from sensor.bpf import headers, libbpf, maps, programs
 from sensor.bpf.btf import Btf
+from sensor.bpf.libbpf import ProgType
 from sensor.errors import HostError, LoadError, PinfoldError
 
 
@@ -69,11 +70,16 @@ def compile_and_pin(request: Request) -> None:
     except Exception as cause:
         raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
     for program in programs.chosen(frozenset(request.features)):
-        libbpf.pin(_load(module, program), folder / f"program-{program.name}")
+        loaded = _load(module, program)
+        libbpf.pin(loaded, folder / f"program-{program.name}")
+        if program.called_by is not None:  # pinned, the map keeps it while nobody runs
+            name, place = program.called_by
+            libbpf.update(descriptors[name], place.to_bytes(4, sys.byteorder), loaded.to_bytes(4, sys.byteorder))
 
 
 def _load(module: Any, program: programs.Program) -> int:
-    attach = -1 if program.attach is None else int(program.attach)
+    # Those that share a map of programs must be of one attach type (6.12 on); a link may give skb programs another.
+    attach = -1 if program.attach is None or program.kind is ProgType.CGROUP_SKB else int(program.attach)
     try:
         return int(module.load_func(program.name, int(program.kind), None, attach).fd)
     except Exception as cause:

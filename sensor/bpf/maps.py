@@ -69,6 +69,7 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),
         "stamps": Map(MapType.ARRAY, 4, SIZES["pf_stamp"], STAMPS),
         "listeners": Map(MapType.SK_STORAGE, 4, SIZES["pf_stamp"], 0, late | libbpf.F_CLONE),
+        "packet_programs": Map(MapType.PROG_ARRAY, 4, 4, 3),
         "flows": Map(MapType.ARRAY, 4, SIZES["pf_flow_state"], sizes.flows),
         "peers": Map(MapType.LRU_HASH, SIZES["pf_peer_key"], SIZES["pf_peer"], PEERS),
         "outers": Map(MapType.LRU_HASH, 8, SIZES["pf_outer"], FAMILIES),

@@ -25,13 +25,14 @@ SOURCES = (
 
 
 class Program(Struct, frozen=True):
-    """`feature`: without it the program is left out. Neither tracepoint nor attach: it is run by hand."""
+    """`feature`: without it the program is left out. Neither tracepoint nor attach: run by hand, or tail-called."""
 
     name: str
     kind: ProgType
     tracepoint: str = ""
     attach: AttachType | None = None
     feature: str = ""
+    called_by: tuple[str, int] | None = None  # the map of programs, and the place in it, by which others tail-call it
 
 
 def _raw(tracepoint: str) -> Program:
@@ -53,6 +54,9 @@ PROGRAMS = (
     Program("on_connect_unix", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.UNIX_CONNECT, feature="connect_unix"),
     Program("on_device", ProgType.CGROUP_DEVICE, attach=AttachType.DEVICE),
     Program("on_sock_ops", ProgType.SOCK_OPS, attach=AttachType.SOCK_OPS),
+    Program("on_packet", ProgType.CGROUP_SKB, called_by=("packet_programs", 0)),
+    Program("on_feed", ProgType.CGROUP_SKB, called_by=("packet_programs", 1)),
+    Program("on_adopt", ProgType.CGROUP_SKB, called_by=("packet_programs", 2)),
     Program("on_egress", ProgType.CGROUP_SKB, attach=AttachType.INET_EGRESS),
     Program("on_ingress", ProgType.CGROUP_SKB, attach=AttachType.INET_INGRESS),
     Program("on_post_bind4", ProgType.CGROUP_SOCK, attach=AttachType.INET4_POST_BIND),

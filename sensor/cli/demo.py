@@ -9,8 +9,9 @@ import click
 def demo() -> int:
     """Run an incident on this host, and show what pinfold does about it.
 
-    A reverse SSH tunnel, a stub miner and opens of GPU devices, in a sandbox and in network namespaces of
-    their own; nothing leaves the machine, and everything is taken down afterwards. Needs root.
+    A reverse SSH tunnel under its own name and under another, a stub miner and opens of GPU devices, in
+    sandboxes and network namespaces of their own; nothing leaves the machine, and everything is taken down
+    afterwards. Needs root.
     """
     from sensor.demo import main  # noqa: PLC0415
 

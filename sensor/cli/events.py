@@ -38,7 +38,7 @@ def _where(_context: Any, _parameter: Any, values: tuple[str, ...]) -> tuple[tup
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on; Ctrl-C ends it.")
 @click.option("-n", "number", type=click.IntRange(min=0), default=20, show_default=True, help="How many, the latest.")
 @click.option("--sandbox", metavar="NAME", help="Of this sandbox.")
-@click.option("--category", metavar="CATEGORY", help="Such as process_creation, network_connection, device_access.")
+@click.option("--category", metavar="CATEGORY", help="Such as process_creation, network_flow, network_behavior.")
 @click.option("--kind", type=click.Choice(KINDS), help="Lines of this kind.")
 @click.option("--level", type=click.Choice(LEVELS), help="Detections of this level and above.")
 @click.option("--rule", metavar="RULE", help="Detections of this rule: its id or title.")

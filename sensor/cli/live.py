@@ -99,8 +99,12 @@ class LiveView:
 
 def _telling(record: Record) -> bool:
     """An exit by itself and an intent that is followed by its outcome say little to somebody who looks on."""
-    if record.get("category") == "process_termination":
+    category = record.get("category")
+    if category == "process_termination":
         return bool(record.get("ExitSignal"))
+    if category == "network_flow" and record.get("kind") == "event" and record.get("EndReason") != "cut":
+        # That it was made, its connect said; that it still lives, its end will.
+        return record.get("Phase") == "ended" or record.get("Initiated") is False
     return bool(record) and record.get("outcome") != "intent"
 
 

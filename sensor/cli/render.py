@@ -6,11 +6,13 @@ A record is read as it comes: a log that somebody damaged must still be shown.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import click
 
+from sensor.cli import rendernet
 from sensor.cli.escape import escape, fit
+from sensor.cli.rendernet import program
+from sensor.cli.rendernet import text as _text
 
 _TIME, _SANDBOX, _MARK = 12, 14, 8  # columns
 _COLOURS = {
@@ -23,6 +25,11 @@ _COLOURS = {
     "exec": "green",
     "connect": "blue",
     "device": "blue",
+    "flow": "blue",
+    "protocol": "blue",
+    "dns": "blue",
+    "listen": "blue",
+    "behavior": "yellow",
     "notice": "yellow",
 }
 _CATEGORIES = {
@@ -30,9 +37,14 @@ _CATEGORIES = {
     "network_connection": "connect",
     "device_access": "device",
     "process_termination": "exit",
+    "network_flow": "flow",
+    "network_protocol": "protocol",
+    "dns_query": "dns",
+    "network_listen": "listen",
+    "network_behavior": "behavior",
 }
 
-Record = dict[str, Any]
+Record = rendernet.Record
 
 
 def compact(record: Record, width: int | None, colours: bool) -> str:
@@ -100,35 +112,27 @@ def _what(record: Record) -> str:
 def _subject(record: Record) -> str:
     category = record.get("category")
     if category == "network_connection":
-        return f"{_program(record)} {_direction(record)} {_destination(record)}{_outcome(record)}"
+        return f"{program(record)} {rendernet.direction(record)} {_destination(record)}{_outcome(record)}"
+    if isinstance(category, str) and category in rendernet.SUBJECTS:
+        return rendernet.SUBJECTS[category](record)
     if category == "device_access":
         numbers = f"{_text(record, 'DeviceMajor')}:{_text(record, 'DeviceMinor')}"
         access = f"{_text(record, 'DeviceClass')} {numbers} {_text(record, 'Access')}"
-        return f"{_program(record)} opens {access}{_outcome(record)}"
+        return f"{program(record)} opens {access}{_outcome(record)}"
     if category == "process_termination":
         signal = record.get("ExitSignal")
-        return f"{_program(record)} {f'signal {signal}' if signal else 'status ' + _text(record, 'ExitCode')}"
+        return f"{program(record)} {f'signal {signal}' if signal else 'status ' + _text(record, 'ExitCode')}"
     facts = (("Killed", "[killed] "), ("ImageMemfd", "[memfd] "), ("ImageDeleted", "[deleted] "))
     return "".join(shown for name, shown in facts if record.get(name)) + (
         _text(record, "CommandLine") or _text(record, "Image")
     )
 
 
-def _program(record: Record) -> str:
-    return _text(record, "Image").rpartition("/")[2] or "?"
-
-
-def _direction(record: Record) -> str:
-    return "accepts" if record.get("Initiated") is False else "→"
-
-
 def _destination(record: Record) -> str:
     if record.get("Protocol") == "unix":
         return f"unix {_text(record, 'DestinationPath')}"
-    address = _text(record, "DestinationIp")
-    shown = f"[{address}]" if ":" in address else address
     name = _text(record, "DestinationHostname")
-    return f"{_text(record, 'Protocol')} {shown}:{_text(record, 'DestinationPort')}{f' ({name})' if name else ''}"
+    return f"{_text(record, 'Protocol')} {rendernet.endpoint(record)}{f' ({name})' if name else ''}"
 
 
 def _outcome(record: Record) -> str:
@@ -149,8 +153,3 @@ def _response(record: Record) -> str:
     if reason := _text(record, "reason"):
         shown.append(reason)
     return ", ".join(shown)
-
-
-def _text(record: Record, name: str) -> str:
-    value = record.get(name)
-    return "" if value is None else str(value)

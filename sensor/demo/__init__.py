@@ -1,4 +1,4 @@
-"""The demo: a real sensor, two sandboxes, ordinary work in one and an incident in the other."""
+"""The demo: a real sensor, three sandboxes, ordinary work in one and an incident in the others."""
 
 from sensor.demo.command import main
 

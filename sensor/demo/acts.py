@@ -24,7 +24,9 @@ DISGUISE = "updater"  # what ssh is called, the second time
 
 class Act(Struct, frozen=True):
     """One tool call of the incident. `is_its` tells whether a detection is of this act; `device` is what
-    it opens, if that is its point; `harm` counts what the outside has had of such acts so far.
+    it opens, if that is its point; `harm` counts what the outside has had of such acts so far, `got` how
+    many bytes of a line that was cut have come there, and how many tell what it is; `is_gone`: whether a
+    tunnel is over for the outside.
 
     `ending`: killed at what it does first; let be until the outside has been through it, and then killed; or
     its connection cut by the kernel.
@@ -39,6 +41,8 @@ class Act(Struct, frozen=True):
     is_tunnel: bool = False
     harm: Callable[[], int] = lambda: 0
     harmless: str = ""
+    got: Callable[[], tuple[int, int]] | None = None
+    is_gone: Callable[[], bool] | None = None
     device: Node | None = None
 
 
@@ -108,12 +112,13 @@ def _renamed(folder: Path, peers: Peers) -> Act:
     settings.write_text(peers.tunnel_settings(PAGE_PORT))
     return Act(
         name="renamed",
-        title=f"the same ssh, copied to `{DISGUISE}`, its options in a file, port {SSHD_PORT}",
+        title=f"ssh copied to `{DISGUISE}`, its options in a file, port {SSHD_PORT}",
         command=[str(program), "-F", str(settings), "build"],
         is_its=lambda record: record["Image"] == str(program),
         agent=PATIENT,
         ending="relayed",
         is_tunnel=True,
+        is_gone=lambda: not peers.tunnel_open(),
     )
 
 
@@ -127,6 +132,5 @@ def _quiet_pool(miner: str, hidden: Path, peers: Peers) -> Act:
         is_its=lambda record: str(hidden) in record["CommandLine"],
         agent=PATIENT,
         ending="cut",
-        harm=lambda: peers.pool_heard("mining.subscribe", QUIET_POOL_PORT),
-        harmless="the pool had no line",
+        got=lambda: (peers.pool_got(QUIET_POOL_PORT), peers.pool_needs(QUIET_POOL_PORT)),
     )

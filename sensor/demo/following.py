@@ -43,14 +43,21 @@ class Following:
         if act.ending == "relayed":
             self._relayed(act, detections)
         if act.ending == "cut":
-            self._expect(call["status"] == 1, f"{act.name}: gave up by itself (status {call['status']})")
+            if act.got:
+                self._fell_short(act, act.got)
+            # The miner gives up, unless a rule has it killed meanwhile.
+            self._expect(call["status"] in {1, -9}, f"{act.name}: came to nothing (status {call['status']})")
         else:
             self._killed(act, kill)
             self._expect(call["status"] == -9, f"{act.name}: ended by SIGKILL (status {call['status']})")
         if act.device:
             self._expect(call["output"] in {"", "EPERM\n"}, f"{act.name}: not opened ({call['output'].strip()})")
         elif act.harmless and self._expect(harm == 0, f"{act.name}: {act.harmless}"):
-            show.row("", f"outside    {act.harmless}")
+            show.fact("outside", act.harmless)
+        if act.is_gone and self._expect(
+            self._undo.until(act.is_gone, SEEN_SECONDS), f"{act.name}: over for the outside"
+        ):
+            show.fact("outside", "one page was read; then the tunnel was gone")
 
     # --- what the log has ---------------------------------------------------------------------
 
@@ -96,54 +103,72 @@ class Following:
             lambda event: (event["DeviceMajor"], event["DeviceMinor"]) == numbers and event["Verdict"] == "refused",
         )
         if self._expect(event is not None, f"{act.name}: refused") and event is not None:
-            show.row("", f"refused    device {node.major}:{node.minor}, class {event['DeviceClass']}: EPERM")
+            show.fact("refused", f"device {node.major}:{node.minor}, class {event['DeviceClass']}: EPERM")
 
     def _cut(self, act: Act) -> None:
         cut = self._event(act, "network_flow", lambda event: event["EndReason"] == "cut" and act.is_its(event))
         denied = self._event(act, "network_protocol", lambda event: event["Denied"] and act.is_its(event))
-        if self._expect(cut is not None and denied is not None, f"{act.name}: cut, and told so") and denied and cut:
+        if self._expect(cut is not None and denied is not None, f"{act.name}: cut, and told so") and cut and denied:
             place = f"{cut['DestinationIp']}:{cut['DestinationPort']}"
-            show.row("", f"cut        {place} in the kernel: protocol {denied['ApplicationProtocol']}, denied")
+            show.fact("cut", f"in the kernel: {denied['ApplicationProtocol']}, denied, to {place}")
+
+    def _fell_short(self, act: Act, got: Callable[[], tuple[int, int]]) -> None:
+        self._undo.until(lambda: got()[0] > 0, SEEN_SECONDS)  # the pool may learn later than the miner that it is over
+        came, needed = got()
+        if self._expect(0 < came < needed, f"{act.name}: what tells of it did not leave ({came} bytes of {needed})"):
+            show.fact("outside", f"the pool got {came} bytes; Stratum shows in {needed}")
 
     def _detected(self, act: Act, detections: list[Record], kill: tuple[Record, Record] | None) -> None:
         """The most telling first; what came when the kill was under way already is only counted."""
         if not self._expect(bool(detections), f"{act.name}: detected"):
             return
         last = kill[0]["time"] if kill else max(detection["time"] for detection in detections)
-        led = [detection for detection in detections if detection["time"] <= last]
+        led = [each for each in detections if each["time"] <= last or (kill and each["event"] == kill[0]["event"])]
         led.sort(key=lambda detection: (LEVELS.index(detection["rule"]["level"]), detection["time"]))
         for detection in led[:SHOWN]:
             rule = detection["rule"]
-            show.row("", f"detected   {rule['level']}: {rule['title']}")
+            show.fact("detected", f"{rule['level']}: {rule['title']}")
         if (more := len(detections) - len(led[:SHOWN])) > 0:
-            show.row("", f"           and {more} more")
+            show.fact("", f"and {more} more")
 
     def _relayed(self, act: Act, detections: list[Record]) -> None:
-        """The facts that the verdict rests on."""
+        """The facts that the two verdicts rest on."""
         banners = [each for each in detections if each.get("ApplicationProtocol") == "ssh" and each.get("FromSandbox")]
         if self._expect(bool(banners), f"{act.name}: known by its banner"):
-            first = banners[0]
-            place = f"{first['DestinationIp']}:{first['DestinationPort']}"
-            show.row("", f"banner     {first['Software']}, to {place}")
+            place = f"{banners[0]['DestinationIp']}:{banners[0]['DestinationPort']}"
+            show.fact("banner", f"{banners[0]['Software'].partition(' ')[0]}, to {place}")
         verdicts = [each for each in detections if each.get("Behavior") == "relay"]
         if not self._expect(bool(verdicts), f"{act.name}: known by what it does"):
             return
         verdict = max(verdicts, key=lambda each: int(each["Score"]))
-        inner = self._event(
-            act,
-            "network_flow",
-            lambda event: event["Phase"] == "ended" and event["DestinationIsLoopback"] and act.is_its(event),
-        )
+        inner = self._event(act, "network_flow", lambda each: each["Phase"] == "ended" and _is_inward(each, verdict))
         if self._expect(inner is not None, f"{act.name}: the flow inward is told") and inner is not None:
-            show.row("", f"relayed    {verdict['Inner']} had {inner['BytesOut']} bytes and gave {inner['BytesIn']};")
-            show.row("", f"           the flow outward {verdict['BytesIn']} and {verdict['BytesOut']}")
-        parts = verdict["ScoreParts"].replace("=", " ").replace(" ", ", ")
-        show.row("", f"score      {verdict['Score']} of 100: {parts}")
+            show.fact("inward", f"{inner['BytesOut']} bytes to {verdict['Inner']}, {inner['BytesIn']} back")
+        moved = f"{verdict['BytesIn']} bytes in, {verdict['BytesOut']} out"
+        show.fact("outward", f"{moved}: {verdict['Conservation']} % conserved")
+        parts = verdict["ScoreParts"].replace(" ", ", ").replace("=", " ")
+        show.fact("score", f"{verdict['Score']} of 100: {parts}")
 
     def _killed(self, act: Act, kill: tuple[Record, Record] | None) -> None:
         if not self._expect(kill is not None, f"{act.name}: killed by the sensor") or kill is None:
             return
         detection, response = kill
         tgids = ", ".join(map(str, response["targets"]))
-        cause = CAUSES.get(detection["category"], "event")
-        show.row("", f"killed     process {tgids}, {response['latency_ns'] / 1e6:.1f} ms after its {cause}")
+        latency_ns, cause = response["latency_ns"], CAUSES.get(detection["category"], "event")
+        if act.ending == "relayed" and (lag_ns := self._since_dial(act, detection)) is not None:
+            latency_ns, cause = latency_ns + lag_ns, "dial inward"
+        show.fact("killed", f"process {tgids}, {latency_ns / 1e6:.1f} ms after its {cause}")
+
+    def _since_dial(self, act: Act, verdict: Record) -> int | None:
+        """Nanoseconds from the dial to the verdict on it: what a verdict is drawn from takes its time."""
+        dial = self._event(act, "network_connection", lambda event: _is_inward(event, verdict))
+        event = self._journal.event_of(verdict)
+        if not self._expect(dial is not None and event is not None, f"{act.name}: its dial is told"):
+            return None
+        return int(event["monotonic_ns"]) - int(dial["monotonic_ns"]) if dial and event else None
+
+
+def _is_inward(event: Record, verdict: Record) -> bool:
+    """Whether it is where the relay that the verdict is on leads to."""
+    place = f"{event['DestinationIp']}:{event['DestinationPort']}"
+    return (event["ProcessId"], place) == (verdict["ProcessId"], verdict["Inner"])

@@ -31,6 +31,11 @@ class Journal:
             if record["kind"] == "event" and record["category"] == category and record["SandboxName"] == sandbox:
                 yield record
 
+    def event_of(self, detection: Record) -> Record | None:
+        """What it was made of."""
+        found = (each for each in self._records if each["kind"] == "event" and each["id"] == detection["event"])
+        return next(found, None)
+
     def detections(self, sandbox: str) -> Iterator[Record]:
         for record in self._records:
             if record["kind"] == "detection" and record["SandboxName"] == sandbox:

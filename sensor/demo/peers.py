@@ -27,6 +27,7 @@ SSHD_PORT = 443  # where tunnels hide: most networks let it out
 TUNNEL_PORT = 8022
 POOL_PORT = 3333
 QUIET_POOL_PORT = 443
+TELLING = '"mining.'  # what makes a line Stratum
 READY_SECONDS = 15.0
 STUBS = Path(stubs.__file__).parent
 
@@ -154,10 +155,15 @@ class Peers:
         """How many messages of that Stratum method the pool has had there."""
         return sum(said["method"] == method for said in self._told(port))
 
-    def pool_unfinished(self, port: int) -> str | None:
-        """What the pool has had of the last line that broke off; None where none did."""
-        broken = [str(said["text"]) for said in self._told(port) if said["method"] == "unfinished"]
-        return broken[-1] if broken else None
+    def pool_got(self, port: int) -> int:
+        """Bytes that the pool has had of a line that broke off; 0 where none did."""
+        broken = [len(said["text"]) for said in self._told(port) if said["method"] == "unfinished"]
+        return broken[-1] if broken else 0
+
+    def pool_needs(self, port: int) -> int:
+        """How many bytes of a miner's first line tell that it is one, by a line that has come there whole."""
+        lines = [str(said["text"]) for said in self._told(port) if said["method"] == "mining.subscribe"]
+        return lines[0].index(TELLING) + len(TELLING) if lines else 0
 
     def _told(self, port: int) -> list[dict[str, Any]]:
         tally = self._tally(port)

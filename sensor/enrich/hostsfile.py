@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sensor.enrich.hostschild import HEAD, NAMES, READ, READY
+from sensor.enrich.hostschild import GONE, HEAD, NAMES, READ, READY
 from sensor.enrich.names import NAME_MAX, Names, address_of
 from sensor.enrich.procfs import start_ticks
 
@@ -41,6 +41,7 @@ class HostsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     every_s: float = 30  # one sandbox's file is read this often at most
     patience_ms: int = 200  # for one file; from a disk it takes 1
     start_ms: int = 5000  # for the child's start, on a host that swaps
+    gone_s: float = 1  # after nobody was there any more to read it of
     stalled_s: float = 3600  # a sandbox that stalled the child is not read again for this long
     idle_s: float = 10
     shown_s: int = 3600
@@ -51,6 +52,7 @@ class _Request(Struct, frozen=True, gc=False):
     tgid: int
     start_ns: int
     again: bool = False  # the child ended when it was asked this first
+    others: tuple[tuple[int, int], ...] = ()  # tgid and start of whoever has the same file, as a rule
 
 
 class _Child:
@@ -144,8 +146,9 @@ class HostsFiles:
         """Something is to come: poll again soon."""
         return bool(self._queue or (self._child is not None and self._child.asked))
 
-    def request(self, sandbox_id: int, tgid: int, start_ns: int) -> bool:
-        """Whether it will be read. `start_ns`: CLOCK_BOOTTIME, of this process of the sandbox."""
+    def request(self, sandbox_id: int, tgid: int, start_ns: int, others: tuple[tuple[int, int], ...] = ()) -> bool:
+        """Whether it will be read. `start_ns`: CLOCK_BOOTTIME, of this process of the sandbox. `others`: tgid and
+        start of processes to ask about when it is gone, as short ones are by the time that a child is ready."""
         now_ns = self._clock()
         if now_ns < self._next_ns.get(sandbox_id, 0):
             return False
@@ -155,7 +158,7 @@ class HostsFiles:
         if len(self._next_ns) >= SANDBOXES_MAX:
             del self._next_ns[next(iter(self._next_ns))]
         self._next_ns[sandbox_id] = now_ns + int(self._settings.every_s * _NS)
-        self._queue.append(_Request(sandbox_id, tgid, start_ns))
+        self._queue.append(_Request(sandbox_id, tgid, start_ns, others=others))
         return True
 
     def poll(self) -> list[int]:
@@ -212,10 +215,13 @@ class HostsFiles:
             elif child.asked:
                 request = child.asked.popleft()
                 self.counters[f"hosts_{NAMES[status]}" if status < len(NAMES) else "hosts_not_understood"] += 1
-                # Not of one that was forgotten meanwhile: nobody would forget it again.
-                if status == READ and request.sandbox_id in self._next_ns:
+                if request.sandbox_id not in self._next_ns:
+                    continue  # forgotten meanwhile: nobody would forget it again
+                if status == READ:
                     self._learn(request.sandbox_id, content, now_ns)
                     read.append(request.sandbox_id)
+                elif status == GONE:
+                    self._ask_another(request, now_ns)
         patience_ms = self._settings.patience_ms if child.ready else self._settings.start_ms
         waits = bool(child.asked) or not child.ready
         if waits and now_ns - child.moved_ns > patience_ms * 1_000_000:
@@ -223,6 +229,13 @@ class HostsFiles:
         elif not alive:
             self._give_up(child, now_ns, blamed=bool(child.asked) and child.asked[0].again)
         return read
+
+    def _ask_another(self, request: _Request, now_ns: int) -> None:
+        if request.others:
+            (tgid, start_ns), *others = request.others
+            self._queue.append(_Request(request.sandbox_id, tgid, start_ns, others=tuple(others)))
+        else:
+            self._next_ns[request.sandbox_id] = now_ns + int(self._settings.gone_s * _NS)
 
     def _give_up(self, child: _Child, now_ns: int, blamed: bool) -> None:
         """The child stalls on the first of its requests, or has ended: others are asked again, that one only where

@@ -34,6 +34,11 @@ def test_a_program_is_attached_where_its_kind_can_be(program: programs.Program) 
     if program.kind is ProgType.RAW_TRACEPOINT:
         assert program.attach is None
         assert program.tracepoint or program.name.startswith(("on_flush", "on_flow_check"))
+    elif program.called_by is not None:
+        name, place = program.called_by
+        assert program.attach is None
+        assert place < maps.definitions(SIZES)[name].entries
+        assert re.search(rf"#define PF_PROGRAM_\w+ {place}$", SOURCE, re.MULTILINE)
     else:
         assert program.attach is not None
         assert not program.tracepoint
@@ -74,7 +79,7 @@ def test_no_helper_that_names_whoever_was_interrupted_is_used_in_socket_programs
     """In sock_ops and cgroup_skb the current task is anybody, and on new kernels the helpers load and say so."""
     kinds = (ProgType.CGROUP_SKB, ProgType.SOCK_OPS)
     theirs = [program.name for program in programs.PROGRAMS if program.kind in kinds]
-    assert len(theirs) == 3
+    assert len(theirs) == 6
     reached = reachable(theirs)
     assert {"tell_flow", "first_bytes", "owner_of", "count_lost"} <= reached
     wrong = {name for name in reached if re.search(r"bpf_get_current|ancestor_id", FUNCTIONS[name])}

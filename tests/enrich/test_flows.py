@@ -211,3 +211,53 @@ def test_flows_that_were_only_counted_are_told_without_a_cookie(box: Enricher) -
     assert isinstance(told, NetworkFlow)
     assert told.Count == 41
     assert not box.flows.table.living
+
+
+def test_what_was_told_of_half_a_hello_is_told_again_when_the_rest_comes(box: Enricher) -> None:
+    """A pause longer than bytes are held must not hide the name."""
+    hello = openssl_hello("late.test", ("h2",))
+    take(box, records.flow(500, PEER))
+    assert take(box, records.payload(500, PEER, hello[:5])) == [], "a record's head does not say what is in it"
+    take(box, records.payload(500, PEER, hello[5:60], offset=5))
+    (half,) = box.flows.settle(13 * NS)
+    assert isinstance(half, NetworkProtocol)
+    assert (half.ApplicationProtocol, half.MessageKind, half.ServerName) == ("tls", "client_hello", "")
+    (whole,) = take(box, records.payload(500, PEER, hello[60:], offset=60))
+    assert isinstance(whole, NetworkProtocol)
+    assert (whole.ServerName, bool(whole.Ja4)) == ("late.test", True)
+    assert protocols(take(box, records.flow(500, PEER, phase=2, end=1))) == []
+
+
+def test_what_was_told_and_got_no_more_is_told_once(box: Enricher) -> None:
+    take(box, records.flow(500, PEER))
+    take(box, records.payload(500, PEER, b"SSH-2.0-x"))
+    assert len(list(box.flows.settle(13 * NS))) == 1
+    assert protocols(take(box, records.flow(500, PEER, phase=2, end=1))) == []
+
+
+def test_bytes_that_nobody_knows_are_given_up_when_no_more_come(box: Enricher) -> None:
+    take(box, records.flow(500, PEER))
+    take(box, records.payload(500, PEER, bytes((0x91,)) * 1024))
+    assert box.counters["protocols_unknown"] == 1
+    (flow,) = box.flows.table.living.values()
+    assert flow.out is not None and not flow.out.data
+
+
+def test_flows_that_were_there_before_are_marked(box: Enricher) -> None:
+    (told,) = take(box, records.flow(500, PEER, flags=int(FlowFlag.ADOPTED)))
+    assert isinstance(told, NetworkFlow)
+    assert (told.Existing, told.Initiated) == (True, False)
+
+
+def test_what_the_kernel_says_nothing_of_any_more_is_let_go(box: Enricher) -> None:
+    """A look-up among many is known by its payload alone; the record of an end may be lost."""
+    take(box, records.payload(500, RESOLVER, asks("a.test"), port=53, protocol=17, cookie=8))
+    take(box, records.flow(500, PEER, cookie=9))
+    due = box.flows.table.due
+    assert [flow.cookie for flow in due(43 * NS, 60 * NS, 30 * NS, 100)] == [8]
+    assert list(box.flows.table.by_cookie) == [9]
+    for minute in (1, 2, 3):
+        assert [flow.cookie for flow in due((14 + 60 * minute) * NS, 60 * NS, 30 * NS, 100)] == [9]
+        assert list(box.flows.table.by_cookie) == [9]
+    assert [flow.cookie for flow in due((14 + 60 * 5) * NS, 60 * NS, 30 * NS, 100)] == [9]
+    assert not box.flows.table.living

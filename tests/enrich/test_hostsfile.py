@@ -228,6 +228,22 @@ def test_a_process_that_is_gone_and_one_that_has_its_tgid_now(reader: Reader, ro
     assert len(reader.names) == 0
 
 
+def test_others_are_asked_when_one_is_gone_and_it_may_be_tried_again_soon(root: Path) -> None:
+    (root / "etc/hosts").write_text(OWN)
+    now = [time.monotonic_ns()]
+    reader = Reader(HostsSettings(gone_s=1), clock=lambda: now[0])
+    with sandbox(root) as (tgid, start_ns):
+        gone = (tgid, start_ns + 10**9)
+        assert reader.files.request(BOX, *gone)
+        assert reader.settle() == []
+        assert not reader.files.request(BOX, *gone), "not at once"
+        now[0] += 10**9
+        assert reader.files.request(BOX, *gone, others=(gone, (tgid, start_ns)))
+        assert reader.settle() == [BOX]
+    assert (reader.count("gone"), reader.count("read")) == (3, 1)
+    reader.files.close()
+
+
 def test_a_file_system_that_stalls_costs_only_its_sandbox(root: Path, tmp_path: Path) -> None:
     """The child waits for the FUSE server where no signal reaches it; it is left behind and another one reads."""
     good = tmp_path / "good"

@@ -47,3 +47,13 @@ def test_no_more_is_kept_than_dissectors_want() -> None:
     assert beginning.add(0, bytes(FIRST_BYTES + 1000))
     assert not beginning.add(FIRST_BYTES + 1000, b"x")
     assert len(beginning.data) == FIRST_BYTES
+
+
+def test_far_pieces_crowd_out_no_near_ones() -> None:
+    beginning = Beginning()
+    for number in range(2 * PIECES_MAX):
+        beginning.add(2000 + number, b"x")
+        beginning.add(2000, b"x")
+    assert not beginning.add(4, b"2.0-")
+    assert beginning.add(0, b"SSH-")
+    assert beginning.data == b"SSH-2.0-"

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from msgspec import structs
 
 from sensor.events.activity import (
+    Activity,
     AnyActivity,
     DeviceAccess,
+    DnsQuery,
+    NetworkBehavior,
     NetworkConnection,
+    NetworkFlow,
+    NetworkListen,
+    NetworkProtocol,
     ProcessCreation,
     ProcessTermination,
     SandboxChange,
 )
 from sensor.events.detection import Detection, Response
 
+Made = TypeVar("Made", bound=Activity)
 COMMON: dict[str, Any] = {
     "generation": 0x1F,
     "position": 0xABC0,
@@ -162,4 +172,28 @@ def response(**fields: Any) -> Response:
     return Response(**(own | fields))
 
 
-EVERY_ACTIVITY = (process_creation, network_connection, device_access, process_termination)
+_NEUTRAL: dict[type, Any] = {str: "", int: 0, bool: False}
+_SAID = {"Phase": "established", "Behavior": "relay", "ApplicationProtocol": "ssh", "DestinationIp": "203.0.113.7"}
+
+
+def _of(kind: type[Made]) -> Callable[..., Made]:
+    """A maker of a kind whose own fields are neutral but for those that must say something."""
+
+    def make(**fields: Any) -> Made:
+        hints = get_type_hints(kind)
+        own: dict[str, Any] = {f.name: _SAID.get(f.name, _NEUTRAL.get(hints[f.name])) for f in structs.fields(kind)}
+        return kind(**(own | COMMON | fields))
+
+    return make
+
+
+network_flow = _of(NetworkFlow)
+network_protocol = _of(NetworkProtocol)
+dns_query = _of(DnsQuery)
+network_listen = _of(NetworkListen)
+network_behavior = _of(NetworkBehavior)
+
+EVERY_ACTIVITY = (
+    process_creation, network_connection, device_access, process_termination, network_flow, network_protocol,
+    dns_query, network_listen, network_behavior,
+)  # fmt: skip

@@ -22,7 +22,7 @@ from sensor.demo.gpu import nodes
 from sensor.demo.network import Network
 from sensor.demo.peers import STUBS, Peers
 from sensor.demo.undo import Undo, remove_tree
-from sensor.demo.watch import AGENT, WORK, Sensor, free_port
+from sensor.demo.watch import AGENT, PATIENT, WORK, Sensor, free_port
 from tests.live.names import unique
 from tests.packaging.test_grafana import PANELS
 from tests.packaging.tools import tool
@@ -41,6 +41,7 @@ STEADY = {
     "Enforcement": "nobody disarms",
     "Lost, 1 h": "nothing is lost",
     "Lost events": "nothing is lost",
+    "Names not written": "no class has a list of names",
     "Sandboxes and processes C": "nothing is lost",
     "Rules": "none is added",
     "Restarts and reloads": "nothing is restarted or reloaded",
@@ -51,6 +52,16 @@ QUERIES = [
     for panel in PANELS
     for target in panel["targets"]
 ]
+
+# A flow that lives longer than a scrape, so that gauges see it and its process.
+HOLD = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 0))
+with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+    accepted.sendall(b"x")
+    client.recv(1)
+    time.sleep(3)
+"""
 
 CONFIG = """
 global: {{scrape_interval: {interval}s}}
@@ -109,8 +120,11 @@ class Observed:
         programs.mkdir(mode=0o755)
         for stub in ("agent.py", "work.py"):
             shutil.copy(STUBS / stub, programs)
-        plan = folder / "plan.json"
-        plan.write_text(json.dumps({act.name: act.command for act in acts(programs, peers, nodes(instance, undo))}))
+        # A tunnel that is let be until somebody comes through it would be let be for good.
+        incident = [act for act in acts(programs, peers, nodes(instance, undo)) if act.ending != "relayed"]
+        plans = {agent: folder / f"plan-{agent}.json" for agent in (AGENT, PATIENT)}
+        for agent, plan in plans.items():
+            plan.write_text(json.dumps({act.name: act.command for act in incident if act.agent == agent}))
         self._sensor = Sensor(instance, folder, undo)
         self.prometheus = Prometheus(self._sensor, folder, undo)
         self.start = time.time()
@@ -120,8 +134,9 @@ class Observed:
             work.mkdir()
             results = folder / f"results-{turn}"
             self._run(WORK, [str(programs / "work.py"), str(work), "8080"])
-            self._run(WORK, ["/usr/bin/sleep", "3"])  # longer than a scrape: gauges see it
-            self._run(AGENT, [str(programs / "agent.py"), str(plan), str(results)])
+            self._run(WORK, ["/usr/bin/python3", "-I", "-S", "-c", HOLD])
+            for agent, plan in plans.items():
+                self._run(agent, [str(programs / "agent.py"), str(plan), str(results)])
         undo.wait(PAUSE_SECONDS)
         self.end = time.time()
 

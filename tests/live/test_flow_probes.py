@@ -174,16 +174,17 @@ sys.stdin.read()
     assert (ended["PacketsOut"], ended["PacketsIn"]) == (2, 1)
 
 
-def test_a_bound_datagram_socket_waits(sensor: Running, sandbox: Sandbox) -> None:
-    code = """
+@pytest.mark.parametrize(("family", "address"), [("AF_INET", "127.0.0.1"), ("AF_INET6", "::1")])
+def test_a_bound_datagram_socket_waits(sensor: Running, sandbox: Sandbox, family: str, address: str) -> None:
+    code = f"""
 import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("127.0.0.1", 0))
+s = socket.socket(socket.{family}, socket.SOCK_DGRAM)
+s.bind(("{address}", 0))
 print(s.getsockname()[1])
 """
     port = int(sandbox.python(code).stdout)
     (line,) = sensor.wait(sandbox, category="network_listen", SourcePort=port)
-    assert (line["Protocol"], line["SourceIp"], line["SourceIsLoopback"]) == ("udp", "127.0.0.1", True)
+    assert (line["Protocol"], line["SourceIp"], line["SourceIsLoopback"]) == ("udp", address, True)
 
 
 def test_a_long_flow_is_told_while_it_lives(sensor: Running, sandbox: Sandbox, network: Network) -> None:

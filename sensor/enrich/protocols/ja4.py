@@ -6,15 +6,9 @@ Of the JA4+ family this one alone: it is BSD-licensed, the others (JA4S, JA4H, â
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
 from msgspec import Struct
 
-# Few different clients live in a fleet. Longer lists than any client has are not kept, so that a sandbox
-# which invents clients fills 2 MiB and no more.
-CACHED = 512
-KEPT_EXTENSIONS = 64
-KEPT_BYTES = 512
 NONE = "0" * 12
 SERVER_NAME = 0x0000
 ALPN = 0x0010
@@ -50,14 +44,6 @@ class Offer(Struct, frozen=True, gc=False):
 
 def fingerprint(offer: Offer) -> str:
     """`t13d1516h2_8daaf6152771_e5627efa2ab1`."""
-    usual = (
-        len(offer.extensions) <= KEPT_EXTENSIONS
-        and len(offer.ciphers) + len(offer.signatures) + len(offer.alpn) <= KEPT_BYTES
-    )
-    return _cached(offer) if usual else _make(offer)
-
-
-def _make(offer: Offer) -> str:
     suites = _sorted_hex(offer.ciphers)
     kinds = [kind for kind in offer.extensions if kind not in GREASE]
     hashed = ",".join(sorted(f"{kind:04x}" for kind in kinds if kind not in (SERVER_NAME, ALPN)))
@@ -69,9 +55,6 @@ def _make(offer: Offer) -> str:
         f"{min(len(suites), 99):02d}{min(len(kinds), 99):02d}{_ends(offer.alpn)}"
     )
     return f"{head}_{_short_hash(','.join(suites))}_{_short_hash(hashed)}"
-
-
-_cached = lru_cache(CACHED)(_make)
 
 
 def _hex(values: bytes) -> list[str]:

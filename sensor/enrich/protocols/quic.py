@@ -17,6 +17,7 @@ from sensor.enrich.protocols.result import Found
 
 PACKETS_MAX = 16  # coalesced in one datagram; real ones hold two or three
 _ID_MAX = 20
+_CLIENTS_ID_MIN = 8  # of the server's, as the client makes it up for its first packet (RFC 9000, 7.2)
 _LENGTH_MIN = 20  # a packet number and what the sample needs
 _LENGTH_MAX = 65527  # of a datagram
 _VERSIONS = {
@@ -25,6 +26,7 @@ _VERSIONS = {
 }
 _UNVERIFIED = {name: Found("quic", "", "initial", name, certain=False) for name in ("1", "2")}
 _PADDING = re.compile(rb"[\x00\x01]*")  # and PING: frames of one byte, thousands of them
+_ZEROS = bytes(1500)  # what follows the last frame, mostly
 _CRYPTO = 6
 
 
@@ -47,7 +49,9 @@ def dissect(data: bytes, udp: bool) -> Found | None:
     header = _header(data, 0, version)
     if header is None:
         return None
-    library = libcrypto() if header.end <= len(data) else None
+    # To a shorter id only a server sends without a token: that is the id which its client chose for itself.
+    clients = header.token or len(header.connection) >= _CLIENTS_ID_MIN
+    library = libcrypto() if clients and header.end <= len(data) else None
     if library is None:
         return _UNVERIFIED[version.name]
     keys = client_keys(version, header.connection)
@@ -99,7 +103,7 @@ def _integer(data: bytes, at: int, end: int) -> tuple[int, int]:
 def _collect(frames: bytes, pieces: list[tuple[int, bytes]]) -> None:
     """The CRYPTO frames of a packet. Padding may stand between, other frames a client's first flight has not."""
     at, end = 0, len(frames)
-    while True:
+    while not _ZEROS.startswith(frames[at:]):
         padding = _PADDING.match(frames, at)
         at = padding.end() if padding is not None else end
         if at >= end or frames[at] != _CRYPTO:

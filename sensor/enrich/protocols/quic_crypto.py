@@ -1,15 +1,15 @@
 """Takes the protection from QUIC Initial packets (RFC 9001, section 5): AES-128 by the libcrypto of Python itself.
 
 hashlib has libcrypto mapped already, so it costs no memory; a wheel of its own would cost 10 MB of the core.
-It is bound at the first QUIC packet. Its state lives for one call only: ctypes lets other threads run.
+It is bound at the first QUIC packet. Its state lives for one call only: between two of libcrypto's, other threads run.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hmac
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 
 from msgspec import Struct
 
@@ -34,14 +34,40 @@ class Keys(Struct, frozen=True):
     protection: bytes  # of the header
 
 
+class _Mac:
+    """HMAC-SHA-256 (RFC 2104) of several messages with one key, whose own blocks are hashed once."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        padded = key.ljust(64, b"\0")
+        self._inner = sha256(padded.translate(_INNER))
+        self._outer = sha256(padded.translate(_OUTER))
+
+    def digest(self, message: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
+
 def client_keys(version: Version, connection: bytes) -> Keys:
     """`connection`: the destination id of the client's first packet."""
-    secret = _expand(hmac.digest(version.salt, connection, "sha256"), "client in", 32)
+    secret = _Mac(_salted(version.salt).digest(connection)).digest(_info("client in", 32))
+    expand, label = _Mac(secret).digest, version.label
     return Keys(
-        _expand(secret, version.label + " key", 16),
-        _expand(secret, version.label + " iv", 12),
-        _expand(secret, version.label + " hp", 16),
+        expand(_info(label + " key", 16))[:16],
+        expand(_info(label + " iv", 12))[:12],
+        expand(_info(label + " hp", 16))[:16],
     )
+
+
+@cache
+def _salted(salt: bytes) -> _Mac:
+    return _Mac(salt)
 
 
 @cache
@@ -51,15 +77,11 @@ def _info(label: str, size: int) -> bytes:
     return bytes((0, size, len(named))) + named + b"\0\1"
 
 
-def _expand(secret: bytes, label: str, size: int) -> bytes:
-    return hmac.digest(secret, _info(label, size), "sha256")[:size]
-
-
 class LibCrypto:
     """The few functions of EVP_EncryptInit(3) that this takes. Raises OSError or AttributeError where they are not."""
 
     def __init__(self, name: str) -> None:
-        library = ctypes.CDLL(name)
+        library = ctypes.PyDLL(name)  # a call takes a microsecond: letting other threads run meanwhile costs more
         pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
         size = ctypes.POINTER(ctypes.c_int)
 

@@ -1,4 +1,4 @@
-"""Which protocol the first bytes of a flow are: the dissectors that may be it by the first byte, in order.
+"""Which protocol the first bytes of a flow are: the dissectors that may be it by the first two bytes, in order.
 
 Where two may be it, the one that asks more of the bytes comes first, and what is built on HTTP is asked
 about when HTTP is found.
@@ -7,7 +7,7 @@ about when HTTP is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from string import ascii_lowercase, ascii_uppercase
 
 from sensor.enrich.protocols import (
@@ -33,13 +33,15 @@ from sensor.enrich.protocols.result import Found
 Dissect = Callable[[bytes, bool], Found | None]
 # Four bytes, or all where there are less; terminal sequences begin with ESC.
 _TEXT = re.compile(rb"[\x1b-~\t\r\n]{4}|[\x1b-~\t\r\n]{1,3}\Z")
+_UPPER = ascii_uppercase.encode()
+_LENGTH_MIN = 12  # a DNS header
 
 
 def recognise(data: bytes, udp: bool) -> Found | None:
     """`data`: the first contiguous bytes of one side, or one datagram. None: nothing known."""
-    if not data:
+    if len(data) < 2:
         return None
-    for dissect in (_DATAGRAMS if udp else _STREAMS)[data[0]]:
+    for dissect in _DATAGRAMS[data[0]] if udp else _STREAMS[data[0] << 8 | data[1]]:
         found = dissect(data, udp)
         if found is not None:
             return found
@@ -53,13 +55,13 @@ def recognise_pair(client: bytes, server: bytes) -> Found | None:
 
 def _http(data: bytes, udp: bool) -> Found | None:
     """HTTP, or what it carries: a tunnel that its upgrade names, a call for work in its body."""
-    found = http.dissect(data, udp)
+    found, body = http.read(data)
     if found is None:
         return None
     if found.subprotocol:
         return chisel.named(found) or found
-    if found.method in ("POST", ""):  # "": a response
-        return getblocktemplate.dissect(data, udp) or found
+    if body >= 0 and (found.method == "POST" or not found.method):  # a response
+        return getblocktemplate.carried(found, data, body) or found
     return found
 
 
@@ -69,6 +71,33 @@ def _shell(data: bytes, udp: bool) -> Found | None:
 
 
 def _streams() -> tuple[tuple[Dissect, ...], ...]:
+    """By the first byte and the second: most of what is no protocol of ours ends here."""
+    same: dict[tuple[Dissect, ...], tuple[Dissect, ...]] = {}
+    order: list[tuple[Dissect, ...]] = []
+    for first, dissectors in enumerate(_by_first_byte()):
+        rows: list[tuple[Dissect, ...]] = [()] * 256
+        for dissect in dissectors:
+            for second in _seconds(dissect, first):
+                row = (*rows[second], dissect)
+                rows[second] = same.setdefault(row, row)
+        order += rows
+    return tuple(order)
+
+
+def _seconds(dissect: Dissect, first: int) -> Iterable[int]:
+    """The second bytes with which a dissector may find what it looks for."""
+    if dissect in (dns.dissect, openvpn.dissect):
+        return range(0 if first else _LENGTH_MIN, 256)  # over TCP both start with a length of two bytes
+    if dissect is _http and first in _UPPER:
+        return (*_UPPER, ord("-"))
+    if dissect is frp.dissect:
+        return (0x16,) if first == 0x17 else (0,)
+    if dissect is socks.dissect:
+        return _SOCKS[first]
+    return _SECONDS.get(dissect, range(256))
+
+
+def _by_first_byte() -> list[tuple[Dissect, ...]]:
     order: list[tuple[Dissect, ...]] = [() for _ in range(256)]
     # DNS over TCP starts with its length, of which 5 KB is a large one. It checks a dozen fields that depend on
     # each other, SOCKS two or three, OpenVPN lengths and a time: a DNS message may pass for one of theirs, and
@@ -87,7 +116,7 @@ def _streams() -> tuple[tuple[Dissect, ...], ...]:
     for first in b"$#%>/~_.-" + ascii_lowercase.encode():
         order[first] = (_shell, ssh.dissect)
     order[0x1B] = order[0xE2] = (shell.dissect,)  # ESC, and UTF-8's first byte of the frame of Kali's prompt
-    for first in ascii_uppercase.encode():
+    for first in _UPPER:
         order[first] = (_http, _shell, ssh.dissect)
     order[ord("S")] = (ssh.dissect, _http, _shell)
     for first in b"ovws":
@@ -97,7 +126,7 @@ def _streams() -> tuple[tuple[Dissect, ...], ...]:
     order[ord("[")] = order[ord(" ")] = (stratum.dissect, _shell, ssh.dissect)
     for first in b"\t\r\n":
         order[first] = (stratum.dissect, _http, _shell, ssh.dissect, dns.dissect)
-    return tuple(order)
+    return order
 
 
 def _datagrams() -> tuple[tuple[Dissect, ...], ...]:
@@ -117,5 +146,12 @@ def _datagrams() -> tuple[tuple[Dissect, ...], ...]:
     return tuple(order)
 
 
+_SOCKS: dict[int, Iterable[int]] = {0: range(0x5A, 0x5E), 4: (1, 2), 5: (*range(11), 0xFF)}
+_SECONDS: dict[Dissect, Iterable[int]] = {
+    yamux.dissect: range(4),
+    tls.dissect: (3,),
+    ssh.dissect: range(1, 0x80),
+    _shell: (*b"\t\r\n", *range(0x1B, 0x7F)),
+}
 _STREAMS = _streams()
 _DATAGRAMS = _datagrams()

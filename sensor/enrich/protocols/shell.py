@@ -29,6 +29,7 @@ _BANNERS = (
     (b"BusyBox v", "BusyBox"),
     (b"Welcome to fish, the friendly interactive shell", "fish"),
 )
+_BANNER_STARTS = tuple(start for start, _ in _BANNERS)
 _BARE = (b"$ ", b"# ", b"% ", b"> ", b">>> ", b"/ # ", b"/ $ ", b"~ # ", b"~ $ ")
 _KALI = "┌──(".encode()
 _FIRSTS = frozenset([*range(0x20, 0x7F), 0x0D, 0x0A, _ESCAPE, _KALI[0]])
@@ -58,7 +59,8 @@ def dissect(data: bytes, udp: bool) -> Found | None:
         return None
     head = data[:LOOKED_AT]
     shown = _without_sequences(head) if first < 0x20 else head
-    return _prompt(shown) or _banner(shown) or _output(shown) or _command(head)
+    line = shown.partition(b"\n")[0]
+    return _prompt(shown, line) or _banner(shown, line) or _output(shown) or _command(head)
 
 
 def _without_sequences(data: bytes) -> bytes:
@@ -89,14 +91,14 @@ def _sequence_end(data: bytes, at: int) -> int:
     return at + 2
 
 
-def _prompt(shown: bytes) -> Found | None:
-    for bare in _BARE:
-        # Alone, or again at the end, after the output of a command. "$5" is Redis, "# text" any file.
-        if shown.startswith(bare) and (shown == bare or shown.endswith(b"\n" + bare)):
-            return Found("shell", "server", "prompt", certain=False)
+def _prompt(shown: bytes, line: bytes) -> Found | None:
+    if shown.startswith(_BARE):
+        for bare in _BARE:
+            # Alone, or again at the end, after the output of a command. "$5" is Redis, "# text" any file.
+            if shown.startswith(bare) and (shown == bare or shown.endswith(b"\n" + bare)):
+                return Found("shell", "server", "prompt", certain=False)
     if shown.startswith(_KALI):
         return Found("shell", "server", "prompt")
-    line = shown.split(b"\n", 1)[0]
     name, dash, rest = line.partition(b"-")
     if dash and name in _NAMES:
         version = rest[:8]
@@ -125,11 +127,10 @@ def _at_host(line: bytes) -> Found | None:
     return Found("shell", "server", "prompt", user=text(user), server_name=text(host))
 
 
-def _banner(shown: bytes) -> Found | None:
-    for start, software in _BANNERS:
-        if shown.startswith(start):
-            return Found("shell", "server", "banner", software=software)
-    line = shown.split(b"\n", 1)[0]
+def _banner(shown: bytes, line: bytes) -> Found | None:
+    if shown.startswith(_BANNER_STARTS):
+        software = next(software for start, software in _BANNERS if shown.startswith(start))
+        return Found("shell", "server", "banner", software=software)
     name, colon, rest = line.partition(b": ")
     if colon and name.rpartition(b"/")[2] in _NAMES and any(complaint in rest for complaint in _COMPLAINTS):
         return Found("shell", "server", "banner", software=text(name.rpartition(b"/")[2]))

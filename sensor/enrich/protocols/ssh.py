@@ -5,6 +5,7 @@ It does not say who is client: the same software may be either, so the caller te
 
 from __future__ import annotations
 
+from sensor.enrich.protocols.memo import Memo
 from sensor.enrich.protocols.printable import text
 from sensor.enrich.protocols.result import Found
 
@@ -15,26 +16,24 @@ _START = b"SSH-"
 _LATER = b"\nSSH-"
 _PROTOCOL_MAX = 8  # "2.0", "1.99", "1.5"
 _BARE = Found("ssh", "", "banner")
-_known: dict[bytes, Found | None] = {}
+_known: Memo[bytes, Found | None] = Memo(CACHED, CACHED * LINE_MAX)
 
 
 def dissect(data: bytes, udp: bool) -> Found | None:
     if udp:
         return None
     if data.startswith(_START):
-        return _cached(data[:LINE_MAX])
+        line = data[: data.find(b"\n", 0, LINE_MAX) + 1]  # "" while it is not whole
+        return _known[line] if line in _known else _whole(data, line)
     at = data.find(_LATER, 0, BEFORE_MAX)
     return _after_lines(data, at) if at >= 0 else None
 
 
-def _cached(head: bytes) -> Found | None:
-    line, newline, _ = head.partition(b"\n")
-    if line in _known:
-        return _known[line]
-    found = _banner(line[:-1] if newline and line[-1:] == b"\r" else line, "", True)
-    if len(_known) >= CACHED:
-        _known.clear()
-    _known[line] = found
+def _whole(data: bytes, line: bytes) -> Found | None:
+    if not line:
+        return _banner(data[:LINE_MAX].removesuffix(b"\r"), "", True)
+    found = _banner(line[:-1].removesuffix(b"\r"), "", True)
+    _known.keep(line, found, len(line))
     return found
 
 

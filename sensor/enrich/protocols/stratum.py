@@ -67,7 +67,7 @@ class _Dialect(Struct, frozen=True, gc=False):
 
 def dissect(data: bytes, udp: bool) -> Found | None:
     """Both over TCP and, as some miners offer it, in datagrams."""
-    if not data.startswith(_STARTS) or not _hinted(data):
+    if not data.startswith(_STARTS) or b"{" not in data or not _hinted(data):
         return None
     found: Found | None = None
     for message in objects(data):

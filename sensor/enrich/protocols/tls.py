@@ -10,8 +10,8 @@ import struct
 
 from sensor.enrich.protocols import client_hello, tor
 from sensor.enrich.protocols.client_hello import VERSIONS, protocol_names
-from sensor.enrich.protocols.layouts import Layouts
 from sensor.enrich.protocols.printable import text
+from sensor.enrich.protocols.repeats import Repeats, Rest, rest_of
 from sensor.enrich.protocols.result import Found
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 0x14, 0x15, 0x16, 0x17
@@ -25,17 +25,18 @@ _ALERT = Found("tls", "", "alert")
 _SERVER_CUT = Found("tls", "server", "server_hello")
 _header = struct.Struct(">BBBH").unpack_from
 _short = struct.Struct(">H").unpack_from
-_clients = Layouts(listed=True)
-_servers = Layouts(listed=False)
+_clients = Repeats()
+_servers = Repeats()
 
 
 def dissect(data: bytes, udp: bool) -> Found | None:
     if udp or len(data) < 5 or data[1] != 3:
         return None
-    if data[0] == HANDSHAKE and len(data) > 5:
-        hellos = _clients if data[5] == CLIENT_HELLO else _servers
-        return hellos.find(data) or _handshake(data)
-    return _other(data)
+    if data[0] != HANDSHAKE or len(data) == 5:
+        return _other(data)
+    listed = data[5] == CLIENT_HELLO
+    rest = rest_of(data, listed)
+    return (_clients if listed else _servers).known.get(rest) or _handshake(data, rest)
 
 
 def _other(data: bytes) -> Found | None:
@@ -51,28 +52,28 @@ def _other(data: bytes) -> Found | None:
     return _RECORD
 
 
-def _handshake(data: bytes) -> Found | None:
+def _handshake(data: bytes, rest: Rest | None) -> Found | None:
     _, _, minor, size = _header(data)
     if minor > 4 or not 0 < size <= RECORD_MAX:
         return None
     if data[5] == CLIENT_HELLO:
-        return _client(data, size)
+        return _client(data, size, rest)
     if data[5] == SERVER_HELLO:
-        return _server(data, size)
+        return _server(data, size, rest)
     return _RECORD if data[5] in _OTHER_MESSAGES and not any(data[6:7]) else None
 
 
-def _client(data: bytes, size: int) -> Found | None:
+def _client(data: bytes, size: int, rest: Rest | None) -> Found | None:
     joined, at, end = _join(data, size)
     parsed = client_hello.parse(joined, at, end, "t")
     if parsed is None:
         return None
     hello = parsed.hello
-    name, protocols = hello.server_name, hello.alpn
-    found = Found("tls", "client", "client_hello", hello.version, server_name=name, alpn=protocols, ja4=hello.ja4)
-    found = tor.refine(found)
-    if hello.ja4 and joined is data and parsed.extensions is not None:
-        _clients.learn(data, parsed.extensions_at - parsed.ciphers_at, parsed.extensions, found)
+    found = Found("tls", "client", "client_hello", hello.version, "", hello.server_name, hello.alpn, hello.ja4)
+    if not hello.alpn:
+        found = tor.refine(found)
+    if hello.ja4 and joined is data and rest is not None and parsed.extensions_at:
+        _clients.learn(data, rest, parsed.extensions_at, found)
     return found
 
 
@@ -96,7 +97,7 @@ def _join(data: bytes, size: int) -> tuple[bytes, int, int]:
     return whole, 0, len(whole)
 
 
-def _server(data: bytes, size: int) -> Found | None:
+def _server(data: bytes, size: int, rest: Rest | None) -> Found | None:
     """A ServerHello, perhaps cut. It names the version in an extension since 1.3."""
     joined, at, end = _join(data, size)
     stop = client_hello.message_end(joined, at, end, SHORTEST_SERVER)
@@ -112,8 +113,8 @@ def _server(data: bytes, size: int) -> Found | None:
     extensions = client_hello.walk(joined, extensions_at + 2, min(end, stop))
     extensions.whole = extensions.whole and stop <= end
     found = _with_extensions(legacy, extensions)
-    if extensions.whole and joined is data:
-        _servers.learn(data, extensions_at - at - 39 - session, extensions, found)
+    if joined is data and rest is not None:
+        _servers.learn(data, rest, extensions_at + 2, found)
     return found
 
 

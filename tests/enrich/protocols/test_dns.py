@@ -94,8 +94,8 @@ def test_addresses_that_nobody_asked_for_are_left_out() -> None:
         [question("evil.example")],
         [
             record("evil.example", A, 9, b"\1\2\3\4"),
-            record("pypi.org", A, 9, b"\6\6\6\6"),
-            record("other.example", CNAME, 9, name("pypi.org")),
+            record("index.test", A, 9, b"\6\6\6\6"),
+            record("other.example", CNAME, 9, name("index.test")),
         ],
         ANSWERS,
     )

@@ -10,11 +10,11 @@ import urllib.request
 import pytest
 from hypothesis import given
 
-from sensor.enrich.protocols.http import dissect
+from sensor.enrich.protocols.http import dissect, read
 from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
 
 GET = (
-    b"GET /simple/msgspec/?token=geheim#top HTTP/1.1\r\nHost: PyPI.org:8080\r\nUser-Agent: pip/23.0.1\r\n"
+    b"GET /simple/msgspec/?token=geheim#top HTTP/1.1\r\nHost: Index.TEST:8080\r\nUser-Agent: pip/23.0.1\r\n"
     b"Authorization: Basic Z2VoZWlt\r\nCookie: session=geheim\r\n\r\n"
 )
 ANSWER = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nSet-Cookie: a=geheim\r\nContent-Length: 2\r\n\r\nok"
@@ -30,7 +30,7 @@ def test_a_request() -> None:
     found = dissect(GET, False)
     assert found is not None
     assert (found.protocol, found.role, found.kind, found.version) == ("http", "client", "request", "1.1")
-    assert (found.method, found.path, found.server_name) == ("GET", "/simple/msgspec/", "pypi.org")
+    assert (found.method, found.path, found.server_name) == ("GET", "/simple/msgspec/", "index.test")
     assert found.software == "pip/23.0.1" and found.certain
 
 
@@ -89,7 +89,7 @@ def test_cut_anywhere(sample: bytes) -> None:
         said = repr(found)
         assert "geheim" not in said and "Z2Vo" not in said
         if found is not None:  # half a name would be another name
-            assert found.server_name in ("", "pypi.org", "evil.example", "relay.example")
+            assert found.server_name in ("", "index.test", "evil.example", "relay.example")
             assert found.target in ("", "evil.example:443")
 
 
@@ -100,6 +100,35 @@ def test_how_little_suffices() -> None:
     assert dissect(b"CONNECT a", False) is not None
     for less in (b"GET ", b"GET", b"GET x", b"HTTP/1.1 ", b"HTTP/1.1", b"CONNECT "):
         assert dissect(less, False) is None
+
+
+def test_the_first_of_two_headers_counts_in_any_case() -> None:
+    usual = b"GET / HTTP/1.1\r\nHost: first\r\nUser-Agent: a/1\r\n%s\r\n\r\nbody"
+    for _ in range(2):  # the second time these two headers are known
+        found = dissect(usual % b"hOsT: second\r\nUSER-AGENT: b/2\r\nUpgrade: h2c", False)
+        assert found is not None and (found.server_name, found.software, found.upgrade) == ("first", "a/1", "h2c")
+        found = dissect(usual.replace(b"Host", b"X-Host") % b"hOsT: second\r\nX: y", False)
+        assert found is not None and (found.server_name, found.software, found.upgrade) == ("second", "a/1", "")
+        found = dissect(usual % b"X: y\r\n\r\nUpgrade: body", False)
+        assert found is not None and (found.server_name, found.upgrade) == ("first", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (GET, b""),
+        (ANSWER, b"ok"),
+        (b"\r\n" + ANSWER, b"ok"),
+        (b"\nPOST / HTTP/1.0\nA: b\n\n{}", b"{}"),
+        (b"POST http://a/ HTTP/1.1\r\n\r\n{}\n\n", b"{}\n\n"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\n\r\n{}", b"{}"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\n", None),
+    ],
+)
+def test_where_the_body_starts(data: bytes, body: bytes | None) -> None:
+    for _ in range(2):
+        at = read(data)[1]
+        assert (data[at:] if at >= 0 else None) == body
 
 
 def test_bare_newlines_and_empty_lines_before() -> None:

@@ -123,7 +123,15 @@ def test_coalesced_packets_are_read_together() -> None:
 def test_a_token_and_a_short_connection_id() -> None:
     frames = padded(build.crypto_frame(0, HELLO))
     assert dissect(build.initial(frames, V1, WIRE_1, b"12345678901234567890", b"token" * 30)).alpn == "h3"
-    assert dissect(build.initial(frames, V2, WIRE_2, b"")).alpn == "h3"
+    assert dissect(build.initial(frames, V2, WIRE_2, b"12345678")).alpn == "h3"
+    assert dissect(build.initial(frames, V1, WIRE_1, b"1234", b"token")).alpn == "h3"  # a server gave both
+
+
+def test_an_id_that_no_client_begins_with_is_a_servers_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9000, 7.2: 8 bytes at least. Nothing is decrypted for it."""
+    packet = build.initial(padded(build.crypto_frame(0, HELLO)), V1, WIRE_1, b"1234567")
+    monkeypatch.setattr(quic, "client_keys", None)
+    assert dissect(packet) == Found("quic", "", "initial", "1", certain=False)
 
 
 @pytest.mark.parametrize("at", [0, 6, 18, 30, 600, 1199])

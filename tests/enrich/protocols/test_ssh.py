@@ -80,9 +80,15 @@ def test_hostile_text_is_made_printable_and_cut() -> None:
     assert len(found.software) <= TEXT_MAX
 
 
+def test_a_banner_that_came_in_pieces_does_not_change_later_ones() -> None:
+    cut, whole = (ssh.dissect(data, False) for data in (b"SSH-2.0-pieces_1\r", b"SSH-2.0-pieces_1\r\n"))
+    assert cut is not None and whole == cut and whole.software == "pieces_1"
+
+
 def test_a_flood_of_different_banners_fills_no_memory() -> None:
     for number in range(ssh.CACHED + 10):
-        ssh.dissect(b"SSH-2.0-%d" % number + bytes(4000), False)
+        ssh.dissect(b"SSH-2.0-%d\n" % number + bytes(4000), False)
+        ssh.dissect(b"SSH-2.0-%d" % number + bytes(4000) + b"\n", False)
     assert len(ssh._known) <= ssh.CACHED
     assert max(map(len, ssh._known)) <= ssh.LINE_MAX
 

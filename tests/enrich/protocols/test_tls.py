@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.enrich.protocols import client_hello, tls
-from sensor.enrich.protocols.layouts import RESULTS, SHAPES, Layouts
+from sensor.enrich.protocols.repeats import BYTES, ENTRIES, Repeats, Rest, rest_of
 from sensor.enrich.protocols.result import TEXT_MAX, Found
 from tests.fuzz import build
 from tests.fuzz.checks import checked
@@ -238,27 +239,91 @@ def test_a_thousand_extensions_are_a_hello_too() -> None:
     assert found.ja4.startswith("t12i9999")
 
 
-def test_a_known_layout_gives_what_the_walk_gives() -> None:
+def rest(hello: bytes) -> Rest:
+    found = rest_of(hello, listed=True)
+    assert found is not None
+    return found
+
+
+def learned(repeats: Repeats, hello: bytes, found: Found) -> None:
+    parsed = client_hello.parse(hello, 5, len(hello), "t")
+    assert parsed is not None
+    repeats.learn(hello, rest(hello), parsed.extensions_at, found)
+
+
+def fresh(hello: bytes) -> bytes:
+    """The same program's next hello: of a record with a session of 32 bytes, and key shares of all zeros."""
+    noise = random.randbytes(2000)  # noqa: S311
+    share = hello.find(b"\0\x33\x04")
+    size = int.from_bytes(hello[share + 2 : share + 4])
+    assert hello[43] == 32 and not any(hello[share + 6 : share + 4 + size])
+    start, middle, end = hello[:11], hello[76 : share + 6], hello[share + 4 + size :]
+    return start + noise[:32] + b"\x20" + noise[32:64] + middle + noise[64 : 64 + size - 2] + end
+
+
+def test_what_repeats_gives_what_the_walk_gives() -> None:
     names = [b"a.example", b"b.example", b"pypi.example", b"c.example"]
     hellos = [build.record(build.browser(name)) for name in names] * 4
     hellos += [openssl_hello(name.decode(), ("http/1.1",)) for name in names] * 4
-    first = Layouts(listed=True)
     for hello in hellos:
         walked = client_hello.parse(hello, 5, len(hello), "t")
-        assert walked is not None
         found = tls.dissect(hello, False)
-        assert found is not None and found.server_name == walked.hello.server_name
-        assert found.ja4 == walked.hello.ja4
-        if first.find(hello) is None:
-            assert walked.extensions is not None
-            first.learn(hello, walked.extensions_at - walked.ciphers_at, walked.extensions, found)
-        else:
-            assert first.find(hello) == found
-    assert first.find(hellos[-1]) is not None
+        assert walked is not None and found is not None
+        assert (found.server_name, found.ja4) == (walked.hello.server_name, walked.hello.ja4) != ("", "")
 
 
-def test_a_layout_is_not_taken_for_another() -> None:
-    """Two hellos of one length, one key and different places: each is read as what it is."""
+def test_a_programs_next_hello_is_found_by_what_repeats() -> None:
+    repeats, found = Repeats(), dissect(BROWSER)
+    for _ in range(2):  # what comes once is not kept
+        assert rest(BROWSER) not in repeats.known
+        learned(repeats, BROWSER, found)
+    for _ in range(9):
+        assert repeats.known[rest(fresh(BROWSER))] == found
+    assert rest(build.record(build.browser(b"other.name.example"))) not in repeats.known
+    assert rest(BROWSER[:1200]) not in repeats.known
+
+
+def test_what_is_cut_in_its_key_shares_is_not_taken_for_whole() -> None:
+    """A server's hello may end with them: by the rest alone both are equal."""
+    body = b"\x03\x03" + bytes(32) + build.sized(bytes(32), 1) + b"\x13\x01\0"
+    body += build.sized(b"\0\x33" + build.sized(b"\0\x1d" + build.sized(bytes(range(32)))))
+    hello = build.record(b"\x02" + build.sized(body, 3), minor=3)
+    for _ in range(4):
+        assert dissect(hello).version == "1.2" and dissect(hello[:-5]).version == ""
+
+
+def test_a_shuffled_hello_has_the_same_fingerprint() -> None:
+    """Browsers shuffle their extensions, and put another value of RFC 8701 in front each time."""
+    source, seen = random.Random(4), set()  # noqa: S311
+    kinds = [(0x17, b""), (0x23, b""), build.alpn(b"h2"), build.signatures(), (0x33, bytes(36)), (0xFF01, b"\0")]
+    for _ in range(50):
+        grease = [value << 8 | value for value in source.sample(range(0x0A, 0x100, 0x10), 3)]
+        source.shuffle(kinds)
+        offered = [(grease[0], b""), *kinds, build.server_name(b"a.example"), build.versions(grease[1], 0x0304)]
+        seen.add(dissect(build.record(build.message(offered, (grease[2], 0x1301, 0x1302)))))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("place", ["name", "padding", "ciphers"])
+def test_the_mark_of_key_shares_elsewhere_hides_nothing(place: str) -> None:
+    """`00 33` and a length where no extension starts: what it would pass over is read all the same."""
+    mark = b"\0\x33\0\x06"
+
+    def hello(hidden: bytes) -> bytes:
+        name = b"a" + mark + hidden + b".example" if place == "name" else b"plain.example"
+        padding = [(0x15, b"xx" + mark + bytes(6))] if place == "padding" else []
+        ciphers = (0x1301, 0x0033, 0x0006) if place == "ciphers" else (0x1301,)
+        extensions = [*padding, build.server_name(name), build.alpn(hidden), build.versions(0x0304)]
+        return build.record(build.message([*extensions, build.signatures(), (0x33, bytes(38))], ciphers))
+
+    for _ in range(4):
+        for hidden in (b"first1", b"second"):
+            found = dissect(hello(hidden))
+            assert found.alpn == hidden.decode() and found.ja4
+            assert place != "name" or hidden.decode() in found.server_name
+
+
+def test_two_hellos_of_one_length_are_not_taken_for_each_other() -> None:
     one = build.record(build.message([build.server_name(b"aaaa.example"), build.alpn(b"h2"), (0x0015, bytes(9))]))
     two = build.record(build.message([build.server_name(b"aaaa.example"), (0x0015, bytes(9)), build.alpn(b"h3")]))
     assert len(one) == len(two)
@@ -267,14 +332,14 @@ def test_a_layout_is_not_taken_for_another() -> None:
 
 
 def test_a_flood_of_different_hellos_fills_no_memory() -> None:
-    layouts = Layouts(listed=True)
-    for number in range(3 * max(SHAPES, RESULTS)):
-        hello = build.record(build.message([build.server_name(b"%d.example" % (number // 3)), (9, bytes(number // 3))]))
-        parsed = client_hello.parse(hello, 5, len(hello), "t")
-        assert parsed is not None and parsed.extensions is not None
-        layouts.learn(hello, parsed.extensions_at - parsed.ciphers_at, parsed.extensions, Found("tls", "client"))
-    assert sum(map(len, layouts._shapes.values())) <= SHAPES
-    assert sum(len(shape.results) for shapes in layouts._shapes.values() for shape in shapes) <= RESULTS
+    repeats = Repeats()
+    for number in range(ENTRIES + 100):
+        hello = build.record(build.message([build.server_name(b"%d.example" % number), (9, bytes(900))]))
+        for _ in range(2):
+            learned(repeats, hello, Found("tls", "client"))
+        assert rest(hello) in repeats.known
+    assert len(repeats.known) <= ENTRIES
+    assert sum(len(key[2]) + len(key[3] or b"") for key in repeats.known if key is not None) <= BYTES
 
 
 @given(st.binary(max_size=4200), st.binary(max_size=16))

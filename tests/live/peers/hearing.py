@@ -16,7 +16,7 @@ from tests.live.peers.network import SERVER, Namespace, Network
 from tests.live.peers.programs import until
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
-MARKER_PORT = 9
+MARKER, MARKER_PORT = b"marker of ", 9
 TOTAL_RETRANS_AT = 100  # tcpi_total_retrans in struct tcp_info
 _POLL_S = 0.02
 
@@ -134,7 +134,7 @@ class Capture(_Thread):
         """What came for it, once everything has that was sent before: a packet sent now is behind all of it."""
         mark(self._inside, lambda text: any(text in packet for packet in self.packets))
         wanted = ipaddress.ip_address(address).packed
-        return [packet for packet in self.packets if _is_to(packet, wanted, protocol, port)]
+        return [each for each in self.packets if _is_to(each, wanted, protocol, port) and MARKER not in each]
 
 
 def _packets() -> socket.socket:
@@ -149,7 +149,7 @@ def mark(inside: Namespace, seen: Callable[[bytes], bool]) -> None:
     """Sent by the test itself, which is in no sandbox."""
     with inside.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as marker:
         marker.connect((SERVER, MARKER_PORT))
-        text = b"marker of " + repr(marker.getsockname()).encode()
+        text = MARKER + repr(marker.getsockname()).encode()
         with contextlib.suppress(ConnectionRefusedError):
             marker.send(text)
         until(lambda: seen(text), "the marker outside")

@@ -125,8 +125,12 @@ class Window:
         if waits and not self.lag_ns:
             self.lag_ns = now_ns
         if self.lag_ns:
-            went = [flow.last_ns for cookie, flow in self.flows.items() if flow.bytes_out > self.base[cookie][0]]
-            went_ns = max(went, default=now_ns) if not waits else now_ns
+            # By the flow that took it; what another began meanwhile, a client's next dial, is not the answer.
+            least = came // 4
+            went = [
+                flow.last_ns for cookie, flow in self.flows.items() if flow.bytes_out - self.base[cookie][0] >= least
+            ]
+            went_ns = now_ns if waits else min(went, default=now_ns)
             self.lagged = self.lagged or went_ns - self.lag_ns > settings.lag_ms * 10**6
         if not waits:
             self.lag_ns = 0

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import select
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from threading import Event, Thread
 
 import pytest
 
 from tests.live.names import unique
+from tests.live.peers.forging import RESOLVER6, Forge, answered_by_tun, forging, question_of
 from tests.live.peers.hearing import Capture
-from tests.live.peers.network import ALLOWED, METADATA, OTHER, RESOLVER, SANDBOX, SERVER, Namespace, Network
+from tests.live.peers.network import ALLOWED, METADATA, OTHER, RESOLVER, SERVER, Namespace, Network
 from tests.live.peers.programs import Program, until
 from tests.live.peers.resolver import start_resolver
 from tests.live.peers.scripts.dns_server import answer
 from tests.live.peers.tunnel import SCRIPTS
 from tests.live.running import Line, Running, Sandbox
 
-RESOLVER6, ALLOWED6, PRIVATE = "2001:db8::53", "2001:db8::30", "10.77.0.1"
+ALLOWED6, PRIVATE = "2001:db8::30", "10.77.0.1"
 ANYWHERE = "198.51.100.7"
 SETTINGS = """
 instance: {instance}
@@ -60,7 +56,7 @@ NAMES = {
     "private.pkg.test": (PRIVATE,),
 }
 # Of another resolver, of a false one, and of one inside: all have the same to say.
-FALSE = {"good.test": (SERVER,), "a.pkg.test": (SERVER,)}
+FALSE = {"good.test": [SERVER], "a.pkg.test": [SERVER]}
 PYTHON = ("/usr/bin/python3", "-I", "-S")
 
 # Asks, waits for as many answers, and connects at once. `silent`: the SYN was sent again, and to no avail.
@@ -254,57 +250,39 @@ def test_another_resolvers_answer_opens_nothing(
     sensor: Running, named: Sandbox, network: Network, outside: Capture
 ) -> None:
     """It names the address in events, as nothing to be trusted."""
-    start_false(network, network.start_outside, network.outside, SERVER)
-    assert resolve(network, named, SERVER, "good.test", (SERVER, 8001)) == "silent EPERM"
-    assert not outside.to(SERVER, socket.IPPROTO_TCP, 8001)
-    assert not asked(sensor, named, "good.test")["Resolver"]
-    assert resolve(network, named, SERVER, "good.test", (SERVER, 8003)) == "ok ok"
+    with false_resolver(network, network.start_outside, network.outside, SERVER):
+        assert resolve(network, named, SERVER, "good.test", (SERVER, 8001)) == "silent EPERM"
+        assert not outside.to(SERVER, socket.IPPROTO_TCP, 8001)
+        assert not asked(sensor, named, "good.test")["Resolver"]
+        assert resolve(network, named, SERVER, "good.test", (SERVER, 8003)) == "ok ok"
     (flow, *_) = sensor.wait(named, category="network_flow", Phase="established", DestinationPort=8003)
     assert (flow["DestinationHostname"], flow["HostnameTrusted"]) == ("good.test", False)
 
 
-def start_false(network: Network, start: Callable[[list[str]], Program], where: Namespace, address: str) -> Program:
+@contextlib.contextmanager
+def false_resolver(
+    network: Network, start: Callable[[list[str]], Program], where: Namespace, address: str
+) -> Iterator[None]:
     zone = network.folder / f"zone-{unique()}"
     zone.write_text(json.dumps({"names": FALSE}))
     program = start([*PYTHON, str(SCRIPTS / "dns_server.py"), address, str(zone)])
-    network.listens(where, 53, program, protocol="udp")
-    return program
+    try:
+        until(lambda: answers(where, address), f"an answer by {address}", [program])
+        yield
+    finally:
+        program.stop()
 
 
-Forge = Callable[[bytes], list[bytes]]
-
-
-@contextlib.contextmanager
-def forging(network: Network, forge: Forge, address: str = RESOLVER6, port: int = 53) -> Iterator[None]:
-    """The other configured resolver, or whoever is there: what it answers with is the test's to say."""
-    stop = Event()
-
-    def serve(server: socket.socket) -> None:
-        while not stop.is_set():
-            if select.select([server], [], [], 0.02)[0]:
-                query, client = server.recvfrom(2048)
-                for datagram in forge(query):
-                    server.sendto(datagram, client)
-
-    def bound() -> socket.socket:
-        made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-        made.bind((address, port))
-        return made
-
-    with network.outside.call(bound) as server:
-        thread = Thread(target=serve, args=(server,))
-        thread.start()
+def answers(where: Namespace, address: str) -> bool:
+    """That anybody listens on port 53 says nothing: the real resolver does."""
+    with where.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+        asking.settimeout(0.2)
+        asking.connect((address, 53))
         try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-
-def question_of(query: bytes, name: str) -> bytes:
-    """The same query for that name."""
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    return query[:12] + labels + b"\0" + query[-4:]
+            asking.send(bytes(12) + b"\1x\0\0\1\0\1")
+            return bool(asking.recv(2048))
+        except (ConnectionRefusedError, TimeoutError):
+            return False
 
 
 FORGED: dict[str, Forge] = {
@@ -345,66 +323,18 @@ def test_the_resolvers_address_on_loopback_opens_nothing(
 ) -> None:
     network.inside.ip(f"address add {RESOLVER}/32 dev lo")
     try:
-        program = start_false(network, lambda argv: network.start_inside(named, argv), network.inside, RESOLVER)
-        assert resolve(network, named, RESOLVER, "good.test", (SERVER, 8001)) == "silent EPERM"
-        program.stop()
+        with false_resolver(network, lambda argv: network.start_inside(named, argv), network.inside, RESOLVER):
+            assert resolve(network, named, RESOLVER, "good.test", (SERVER, 8001)) == "silent EPERM"
     finally:
         network.inside.ip(f"address delete {RESOLVER}/32 dev lo")
     assert not outside.to(SERVER, socket.IPPROTO_TCP, 8001)
     assert not asked(sensor, named, "good.test")["Resolver"]
 
 
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
-
-
-@contextlib.contextmanager
-def answered_by_tun(network: Network) -> Iterator[None]:
-    """A tun device that the resolver's address is routed to, and someone who answers for it."""
-    name, stop = f"tun{unique()[-6:]}", Event()
-
-    def opened() -> int:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH14x", name.encode(), IFF_TUN | IFF_NO_PI))
-        return fd
-
-    def serve() -> None:
-        while not stop.is_set():
-            if select.select([fd], [], [], 0.02)[0]:
-                packet = os.read(fd, 2048)
-                if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_UDP:
-                    os.write(fd, answered(packet))
-
-    fd = network.inside.call(opened)
-    thread = Thread(target=serve)
-    try:
-        network.inside.ip(f"link set {name} up\nroute add {RESOLVER}/32 dev {name} src {SANDBOX}")
-        thread.start()
-        yield
-        stop.set()
-        thread.join()
-    finally:
-        stop.set()
-        os.close(fd)
-
-
-def answered(packet: bytes) -> bytes:
-    """An IPv4 packet with an answer to the query in this one. UDP needs no checksum."""
-    said = answer(packet[28:], {name: list(addresses) for name, addresses in FALSE.items()})
-    udp = packet[22:24] + packet[20:22] + struct.pack("!HH", 8 + len(said), 0) + said
-    head = (
-        struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0)
-        + packet[16:20]
-        + packet[12:16]
-    )
-    total = sum(struct.unpack("!10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    return head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:] + udp
-
-
 def test_the_resolvers_address_behind_a_tun_device_opens_nothing(
     sensor: Running, named: Sandbox, network: Network, outside: Capture
 ) -> None:
-    with answered_by_tun(network):
+    with answered_by_tun(network, FALSE):
         assert resolve(network, named, RESOLVER, "good.test", (SERVER, 8001)) == "silent EPERM"
     assert not outside.to(SERVER, socket.IPPROTO_TCP, 8001)
     assert not asked(sensor, named, "good.test")["Resolver"]
@@ -418,12 +348,11 @@ def test_a_resolver_that_nat_puts_in_the_place_of_the_real_one_opens_nothing(
         "add table ip t; add chain ip t out { type nat hook output priority -100; };"
         f" add rule ip t out ip daddr {RESOLVER} udp dport 53 dnat to {SERVER}"
     )
-    program = start_false(network, network.start_outside, network.outside, SERVER)
-    network.inside.call(lambda: subprocess.run(["nft", rules], check=True, capture_output=True))
-    try:
-        assert resolve(network, named, RESOLVER, "good.test", (SERVER, 8001)) == "silent EPERM"
-    finally:
-        network.inside.call(lambda: subprocess.run(["nft", "delete table ip t"], check=True, capture_output=True))
-        program.stop()
+    with false_resolver(network, network.start_outside, network.outside, SERVER):
+        network.inside.call(lambda: subprocess.run(["nft", rules], check=True, capture_output=True))
+        try:
+            assert resolve(network, named, RESOLVER, "good.test", (SERVER, 8001)) == "silent EPERM"
+        finally:
+            network.inside.call(lambda: subprocess.run(["nft", "delete table ip t"], check=True, capture_output=True))
     assert outside.to(SERVER, socket.IPPROTO_UDP, 53)
     assert not outside.to(SERVER, socket.IPPROTO_TCP, 8001)

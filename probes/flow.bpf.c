@@ -645,7 +645,8 @@ static __always_inline u32 first_bytes(struct __sk_buff *skb, struct pf_flow_sta
     if (f->segments[d] >= (f->wide[d] ? PF_DATAGRAMS_WIDE : PF_DATAGRAMS)) f->done[d] = 1;
   } else if (relative <= f->have[d]) {
     f->have[d] = end;
-    if (end >= limit || (end >= PF_SHOWS && f->segments[d] >= PF_SEGMENTS)) f->done[d] = 1;
+    /* A whole hello, also where each of its bytes comes alone. */
+  if (end >= limit || (end >= PF_SHOWS && f->segments[d] >= (f->wide[d] ? 2 : 1) * PF_SEGMENTS)) f->done[d] = 1;
   }
   return p->length < limit - relative ? p->length : limit - relative;
 }

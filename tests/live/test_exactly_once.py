@@ -72,7 +72,7 @@ def test_killed_between_every_two_steps(rule_cache: str, workloads: Path, step: 
     """A busy rule of the test's own fires all the time, so that detections are in the batch that is cut."""
     with Running("rules: {{paths: ['{home}/rules']}}\n") as sensor, sensor.sandbox() as sandbox:
         marker = f"step-{secrets.token_hex(4)}-7"
-        process = storm(sandbox, workloads, marker, 5)
+        process = storm(sandbox, workloads, marker, 12)  # longer than three starts take on a busy machine
         sensor.stop(signal.SIGKILL)
         for nth in (1, 5, 40):
             crashed = sensor.launch("tests.live.crashing", str(sensor.file), step, str(nth))

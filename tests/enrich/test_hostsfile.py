@@ -83,6 +83,9 @@ class Reader:
         until(lambda: read.extend(self.files.poll()) or not self.files.busy)  # type: ignore[func-returns-value]
         return read
 
+    def close(self) -> None:
+        until(lambda: self.files.close() or not self.files._leaving)  # type: ignore[func-returns-value]
+
     def name(self, address: str, sandbox_id: int = BOX) -> str:
         return self.names.name_of(sandbox_id, address, time.monotonic_ns())
 
@@ -101,7 +104,7 @@ def until(condition: Callable[[], bool]) -> None:
 def reader() -> Iterator[Reader]:
     made = Reader()
     yield made
-    made.files.close()
+    made.close()
 
 
 @pytest.fixture
@@ -228,20 +231,14 @@ def test_a_process_that_is_gone_and_one_that_has_its_tgid_now(reader: Reader, ro
     assert len(reader.names) == 0
 
 
-def test_others_are_asked_when_one_is_gone_and_it_may_be_tried_again_soon(root: Path) -> None:
+def test_others_are_asked_when_one_is_gone_and_it_may_be_tried_again_soon(reader: Reader, root: Path) -> None:
     (root / "etc/hosts").write_text(OWN)
-    now = [time.monotonic_ns()]
-    reader = Reader(HostsSettings(gone_s=1), clock=lambda: now[0])
     with sandbox(root) as (tgid, start_ns):
-        gone = (tgid, start_ns + 10**9)
-        assert reader.files.request(BOX, *gone)
-        assert reader.settle() == []
-        assert not reader.files.request(BOX, *gone), "not at once"
-        now[0] += 10**9
-        assert reader.files.request(BOX, *gone, others=(gone, (tgid, start_ns)))
+        assert reader.read(tgid, 1) == []
+        assert not reader.files.request(BOX, tgid, 1), "not at once"
+        reader.files._next_ns[BOX] -= 10**9
+        assert reader.files.request(BOX, tgid, 1, others=((tgid, 2), (tgid, start_ns)))
         assert reader.settle() == [BOX]
-    assert (reader.count("gone"), reader.count("read")) == (3, 1)
-    reader.files.close()
 
 
 def test_a_file_system_that_stalls_costs_only_its_sandbox(root: Path, tmp_path: Path) -> None:
@@ -267,8 +264,7 @@ def test_a_file_system_that_stalls_costs_only_its_sandbox(root: Path, tmp_path: 
             assert reader.read(tgid, start_ns, 50) == []
         until(lambda: reader.files.poll() == [] and not reader.files._leaving)  # the server is gone
         assert reader.read(tgid, start_ns, 51) == [51]
-    reader.files.close()
-    until(lambda: reader.files.close() or not reader.files._leaving)  # type: ignore[func-returns-value]
+    reader.close()
 
 
 def test_one_file_is_read_once_in_thirty_seconds(root: Path) -> None:
@@ -283,7 +279,7 @@ def test_one_file_is_read_once_in_thirty_seconds(root: Path) -> None:
         now_ns += 1
         assert reader.files.request(BOX, tgid, start_ns)
         assert sorted(reader.settle()) == [BOX, 8]
-    reader.files.close()
+    reader.close()
 
 
 def test_the_child_leaves_when_there_is_nothing_to_do_and_comes_again(root: Path) -> None:
@@ -298,7 +294,7 @@ def test_the_child_leaves_when_there_is_nothing_to_do_and_comes_again(root: Path
         until(lambda: reader.files.poll() == [] and reader.files._child is None and not reader.files._leaving)
         assert not os.path.exists(f"/proc/{first}")
         assert reader.read(tgid, start_ns, 2) == [2]
-    reader.files.close()
+    reader.close()
 
 
 def test_a_child_that_is_killed_from_outside_is_replaced(reader: Reader, root: Path) -> None:
@@ -317,7 +313,7 @@ def test_a_file_that_ends_the_child_each_time_is_given_up(tmp_path: Path) -> Non
     assert reader.read(os.getpid(), 1) == []
     assert reader.count("stalled") == 1
     assert not reader.files.request(BOX, os.getpid(), 1)
-    reader.files.close()
+    reader.close()
 
 
 @pytest.mark.parametrize("command", [["/nonexistent"], ["/bin/false"], ["/bin/sleep", "600"]])
@@ -339,7 +335,7 @@ def test_without_openat2_nothing_is_read_and_it_is_counted(tmp_path: Path) -> No
     assert me is not None
     assert reader.read(os.getpid(), me.start_ns) == []
     assert reader.count("no_openat2") == 1
-    reader.files.close()
+    reader.close()
 
 
 def test_a_sandbox_that_ended_meanwhile_is_not_learned(reader: Reader, root: Path) -> None:

@@ -20,10 +20,12 @@ from tests.live.running import Running, Sandbox
 ROUNDS = 8
 
 
-def storm(sandbox: Sandbox, workloads: Path, marker: str, seconds: float) -> subprocess.Popen[bytes]:
+def storm(
+    sandbox: Sandbox, workloads: Path, marker: str, seconds: float, interval_us: int = 300
+) -> subprocess.Popen[bytes]:
     return sandbox.start(
-        str(workloads / "execstorm"), "-P", "2", "-t", str(seconds), "-n", "1000000", "-i", "300", "-m", marker,
-        stdout=subprocess.PIPE,
+        str(workloads / "execstorm"), "-P", "2", "-t", str(seconds), "-n", "1000000", "-i", str(interval_us),
+        "-m", marker, stdout=subprocess.PIPE,
     )  # fmt: skip
 
 

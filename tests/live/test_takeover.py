@@ -39,7 +39,8 @@ def test_another_ring_size_is_another_generation_without_a_gap(rule_cache: str, 
     with Running(cache=rule_cache) as sensor, sensor.sandbox() as sandbox:
         old = folders(sensor)
         marker = f"upgrade-{secrets.token_hex(4)}"
-        process = storm(sandbox, workloads, marker, 15)  # longer than the new generation takes to compile
+        # Longer than the new generation takes to compile, and thin enough to wait in the old ring meanwhile.
+        process = storm(sandbox, workloads, marker, 30, interval_us=20_000)
         time.sleep(0.5)
         sensor.stop()
         sensor.file.write_text(sensor.file.read_text() + "ring: {size_bytes: 4194304}\n")

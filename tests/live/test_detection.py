@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.live.peers.benign import BENIGN, missing
+from tests.live.peers.benign import BENIGN
 from tests.live.peers.mining import HEARD, mining
 from tests.live.peers.network import RESOLVER, Network
 from tests.live.peers.tunnels import TUNNELS
@@ -112,8 +112,6 @@ def test_a_miner_is_detected_by_what_it_says(
 def test_ordinary_work_raises_nothing_above_low(
     everything: Running, network: Network, tmp_path: Path, name: str
 ) -> None:
-    if lacking := missing(name):
-        pytest.skip(f"needs {lacking}")
     with everything.sandbox() as box:
         BENIGN[name](network, box, tmp_path)
         everything.settled(box)

@@ -10,7 +10,7 @@ import pytest
 
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 from tests.live.names import unique
-from tests.live.peers.benign import BENIGN, missing
+from tests.live.peers.benign import BENIGN
 from tests.live.peers.mining import HEARD, mining
 from tests.live.peers.network import ALLOWED, SERVER, Network
 from tests.live.peers.programs import until
@@ -91,6 +91,4 @@ def test_a_miner_works(dialect: str, tls: bool, split: str, network: Network, bo
 
 @pytest.mark.parametrize("name", BENIGN)
 def test_the_benign_set_does_its_work(name: str, network: Network, box: Sandbox, tmp_path: Path) -> None:
-    if lacking := missing(name):
-        pytest.skip(f"needs {lacking}")
     BENIGN[name](network, box, tmp_path)

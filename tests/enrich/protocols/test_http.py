@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from hypothesis import given
 
 from sensor.enrich.protocols.http import dissect, read
 from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
+from tests.packaging.tools import tool
 
 GET = (
     b"GET /simple/msgspec/?token=geheim#top HTTP/1.1\r\nHost: Index.TEST:8080\r\nUser-Agent: pip/23.0.1\r\n"
@@ -193,10 +193,11 @@ def test_of_urllib() -> None:
     assert found.software.startswith("Python-urllib/3.")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 def test_of_curl_through_a_proxy() -> None:
+    curl = tool("curl")
+
     def act(port: int) -> None:
-        command = ["curl", "-s", "-m", "10", "-p", "-x", f"http://u:geheim@127.0.0.1:{port}", "http://inner.example/x"]
+        command = [curl, "-s", "-m", "10", "-p", "-x", f"http://u:geheim@127.0.0.1:{port}", "http://inner.example/x"]
         subprocess.run(command, check=False, capture_output=True)
 
     found = dissect(first_bytes(act), False)

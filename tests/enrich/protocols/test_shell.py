@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from hypothesis import given
 
 from sensor.enrich.protocols.shell import dissect
 from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.packaging.tools import tool
 
 PROMPTS = [
     b"bash-5.2$ ",
@@ -157,15 +157,13 @@ def said_by(command: list[str]) -> bytes:
     return bytes(said)
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 def test_of_bash() -> None:
-    found = dissect(said_by(["bash", "--norc", "--noprofile", "-i"]), False)
+    found = dissect(said_by([tool("bash"), "--norc", "--noprofile", "-i"]), False)
     assert found is not None and found.certain and found.role == "server"
 
 
-@pytest.mark.skipif(shutil.which("dash") is None, reason="no dash here")
 def test_of_dash() -> None:
-    found = dissect(said_by(["dash", "-i"]), False)
+    found = dissect(said_by([tool("dash"), "-i"]), False)
     assert found is not None and (found.kind, found.software) == ("banner", "dash")
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given
 
 from sensor.enrich.protocols.socks import dissect
 from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
+from tests.packaging.tools import tool
 
 FOUR = b"\4\1\x01\xbb\x5d\xb8\xd8\x22root\0"
 FOUR_A = b"\4\1\x00\x50\0\0\0\1\0evil.example\0"
@@ -107,14 +107,15 @@ def test_not_over_udp() -> None:
     assert dissect(WHOLE, True) is None
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 @pytest.mark.parametrize(
     ("option", "answers", "version"),
     [("--socks5-hostname", [b"\5\0"], "5"), ("--socks4a", [], "4a")],
 )
 def test_of_curl(option: str, answers: list[bytes], version: str) -> None:
+    curl = tool("curl")
+
     def act(port: int) -> None:
-        command = ["curl", "-s", "-m", "10", option, f"127.0.0.1:{port}", "http://inner.example:8080/"]
+        command = [curl, "-s", "-m", "10", option, f"127.0.0.1:{port}", "http://inner.example:8080/"]
         subprocess.run(command, check=False, capture_output=True)
 
     found = dissect(first_bytes(act, answers), False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -32,12 +30,3 @@ BENIGN: dict[str, Benign] = {
     "swe-rex": benign_servers.swe_rex,
     "rendezvous": benign_servers.rendezvous,
 }
-
-
-def missing(name: str) -> str:
-    """What it needs that is not installed here, "" if nothing."""
-    if name == "npm-install" and shutil.which("npm") is None:
-        return "npm"
-    if name == "notebook" and importlib.util.find_spec("ipykernel") is None:
-        return "ipykernel"
-    return ""

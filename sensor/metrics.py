@@ -130,6 +130,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("pinfold_connects_total", "counter", "Connects in sandboxes.", ("verdict",), (VERDICTS,)),
     Metric("pinfold_behaviors_total", "counter", "Behaviours that detectors derived.", ("behavior",), (BEHAVIORS,)),
     Metric(
+        "pinfold_detector_bounds_total",
+        "counter",
+        "What detectors dropped at a bound of theirs: a sandbox that fills one hides nothing unseen.",
+        ("bound",),
+        ((),),
+    ),
+    Metric(
         "pinfold_protocols_total",
         "counter",
         "Flows of which the first bytes told the protocol, each direction by itself.",

@@ -69,6 +69,9 @@ class Reports:
         for rule, errors in self._pipeline.engine.errors.items():
             told = metrics.value("pinfold_rule_errors_total", (rule,))
             metrics.count("pinfold_rule_errors_total", (rule,), errors - told)
+        for bound, dropped in self._pipeline.detectors.counters.items():
+            told = metrics.value("pinfold_detector_bounds_total", (bound,))
+            metrics.count("pinfold_detector_bounds_total", (bound,), dropped - told)
 
     def _count_losses(self) -> None:
         """The kernel's counts since its probes were loaded: what was lost while nobody read is told too."""

@@ -1,9 +1,10 @@
 """What watching costs: exec, connect, open, bytes on loopback and whole requests, outside and inside, the sensor on
 against off, peers beside it.
 
-All arms run in one campaign: each round has `off` twice (their difference is what chance shows), `sensor`, and the
-peers, in an order drawn anew. The sensor is started cold for every round and its pins are removed after it: only
-then is `off` really off."""
+Each round has `off` twice (their difference is what chance shows), `sensor`, and the peers, in an order drawn anew. For
+every round the sensor is started with its pins in place, and after it stopped and detached: in `off` no hook has a
+program of its. Its pins stay, since a cold start takes seconds, in which a shared machine becomes another one. What
+takes no peer long enough to compare, bytes and requests, has rounds of its own, and more of them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.bench import peers
+from tests.bench import peers, web
 from tests.bench.harness import (
     BenchError,
     Figure,
@@ -31,7 +32,7 @@ from tests.bench.harness import (
     one_line,
     unmeasured,
 )
-from tests.bench.sensing import sensor
+from tests.bench.sensing import Sensor, sensor
 from tests.bench.workspace import Workspace
 
 TUN = Path("/dev/net/tun")  # of a class that is reported, and opens for root without hardware behind it
@@ -42,8 +43,10 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "connect-udp": ("connectloop", "-u"),
     "open": ("openloop", "TUN"),
     "open-null": ("openloop", "/dev/null"),
-    "throughput": ("throughput",),  # an operation is 128 KiB through one flow
-    "requests": ("requests",),  # all to one address
+    # In turns with a reference that no hook sees; what counts is how many times as long an operation took.
+    "throughput": ("throughput", "-r"),  # an operation is 128 KiB through one flow
+    "requests": ("requests", "-r", "-p", "PORT"),  # all to one address, where a real server is
+    "requests-bare": ("requests", "-r"),  # to a child that does nothing else: little but the kernel's own work
 }
 EXPECTED = {"connect": "111"}  # ECONNREFUSED: nobody listens there
 OFF = ("off", "off-again")
@@ -65,6 +68,7 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "throughput-inside": ("throughput", "inside", 2),
     "requests-outside": ("requests", "outside", 1),
     "requests-inside": ("requests", "inside", 5),
+    "requests-bare-inside": ("requests-bare", "inside", None),
 }
 MOST_BY_CHANCE = 3.0  # percent
 RATIO = "exec-inside-vs-auditd"
@@ -72,6 +76,8 @@ RATIO_LIMIT = 5.0
 NAMES = (*ROWS, RATIO)
 PEERS = ("auditd", "bpftrace", "strace")
 PEERED = ("exec", "connect", "open")  # what the peers observe, too
+ALONE = ("throughput", "requests", "requests-bare")
+MORE = 3  # rounds, of what is measured alone
 
 
 class Observer(Struct, frozen=True):
@@ -84,28 +90,37 @@ class Observer(Struct, frozen=True):
 
 def run(space: Workspace, wanted: set[str]) -> list[Figure]:
     rows = {name: row for name, row in ROWS.items() if name in wanted or (name == "exec-inside" and RATIO in wanted)}
-    campaign = _Campaign(space, sorted({(operation, place) for operation, place, _ in rows.values()}))
-    rounds = campaign.measure()
-    figures = [_row(rounds, name, *row) for name, row in rows.items()]
+    figures, rounds = [], Rounds()
+    for ours in (False, True):
+        chosen = {name: row for name, row in rows.items() if (row[0] in ALONE) == ours}
+        if chosen:
+            workloads = sorted({(operation, place) for operation, place, _ in chosen.values()})
+            measured = _Campaign(space, workloads, space.plan.rounds * (MORE if ours else 1)).measure()
+            figures += [_row(measured, name, *row) for name, row in chosen.items()]
+            rounds = rounds if ours else measured
     return [*figures, *([_ratio(rounds)] if RATIO in wanted else [])]
 
 
 class _Campaign:
-    def __init__(self, space: Workspace, workloads: list[tuple[str, str]]) -> None:
+    def __init__(self, space: Workspace, workloads: list[tuple[str, str]], rounds: int) -> None:
         self.space = space
         self.workloads = workloads
+        self.rounds = rounds
         self.places = {"outside": space.outside, "beside": space.shared / "service", "inside": space.sandboxes / "box"}
         self.device = _tun(space)
 
     def measure(self) -> Rounds:
-        arms: dict[str, Callable[[], AbstractContextManager[Observer]]] = {
-            OFF[0]: lambda: nullcontext(Observer()),
-            OFF[1]: lambda: nullcontext(Observer()),
-            "sensor": self._sensor,
-        }
-        if any(place == "inside" and operation in PEERED for operation, place in self.workloads):
-            arms |= {"auditd": self._auditd, "bpftrace": self._bpftrace, "strace": self._strace}
-        return alternate(arms, self._arm, self.space.plan.rounds, self.space.chance, self.space.tell)
+        with sensor(self.space, {"cpus": self.space.others}) as watching:
+            watching.stop()
+            watching.detach()
+            arms: dict[str, Callable[[], AbstractContextManager[Observer]]] = {
+                OFF[0]: lambda: nullcontext(Observer()),
+                OFF[1]: lambda: nullcontext(Observer()),
+                "sensor": lambda: _watching(watching),
+            }
+            if any(place == "inside" and operation in PEERED for operation, place in self.workloads):
+                arms |= {"auditd": self._auditd, "bpftrace": self._bpftrace, "strace": self._strace}
+            return alternate(arms, self._arm, self.rounds, self.space.chance, self.space.tell)
 
     def _arm(self, arm: str, observer: Observer) -> Measurements:
         workloads = [
@@ -122,12 +137,19 @@ class _Campaign:
         return measured
 
     def _once(self, operation: str, place: str, wrap: list[str]) -> float:
+        if "PORT" in OPERATIONS[operation]:
+            with web.server(self.space, self.places[place]) as port:
+                return self._measured(operation, place, wrap, port)
+        return self._measured(operation, place, wrap)
+
+    def _measured(self, operation: str, place: str, wrap: list[str], port: int = 0) -> float:
         bounds = ("-n", 10_000_000, "-t", self.space.plan.seconds, "-c", self.space.core)
         program, *arguments = self._command(operation)
+        arguments = [str(port) if argument == "PORT" else argument for argument in arguments]
         report = self.space.run(program, *bounds, *arguments, cgroup=self.places[place], wrap=wrap)
         if set(report["errno"]) != {EXPECTED.get(operation, "0")}:
             raise BenchError(f"{operation} {place}: outcomes by errno {report['errno']}")
-        return float(report["ns"])
+        return float(report.get("ratio", report["ns"]))
 
     def _command(self, operation: str) -> list[str]:
         return [self.device if argument == "TUN" else argument for argument in OPERATIONS[operation]]
@@ -135,11 +157,6 @@ class _Campaign:
     def _trigger(self, operation: str) -> peers.Trigger:
         program, *arguments = self._command(operation)
         return lambda: self.space.run(program, "-n", 5, *arguments, cgroup=self.space.outside)
-
-    @contextmanager
-    def _sensor(self) -> Iterator[Observer]:
-        with sensor(self.space, {"cpus": self.space.others}):
-            yield Observer()
 
     @contextmanager
     def _auditd(self) -> Iterator[Observer]:
@@ -162,6 +179,16 @@ class _Campaign:
         yield Observer(wrap=lambda operation: peers.strace(self.space, operation), everywhere=False)
 
 
+@contextmanager
+def _watching(watching: Sensor) -> Iterator[Observer]:
+    watching.start()
+    try:
+        yield Observer()
+    finally:
+        watching.stop()
+        watching.detach()
+
+
 def _tun(space: Workspace) -> str:
     if TUN.exists():
         return str(TUN)
@@ -181,11 +208,12 @@ def _row(rounds: Rounds, name: str, operation: str, place: str, limit: float | N
         return unmeasured(name, "% slower", target, error, beside)
     value, spread = statistics.median(slower), half_quartile_range(slower)
     chance = max(abs(end) for end in median_interval(control))
-    nanoseconds = statistics.median(
+    off = statistics.median(
         measured[OFF[0]][workload] for measured in rounds.samples if workload in measured.get(OFF[0], {})
     )
+    unit = f"{off:.2f} references" if operation in ALONE else f"{off:,.0f} ns"
     note = (
-        f"{nanoseconds:,.0f} ns when off; off against off: median {statistics.median(control):+.2f} %,"
+        f"{unit} when off; off against off: median {statistics.median(control):+.2f} %,"
         f" within {chance:.2f} % by chance; {len(slower)} rounds"
     )
     if limit is None:

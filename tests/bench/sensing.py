@@ -112,6 +112,13 @@ class Sensor:
         if result.returncode:
             raise BenchError(f"pins were not removed: {one_line(result.stderr.decode(errors='replace')[-300:])}")
 
+    def detach(self) -> None:
+        """Of a stopped sensor: its programs stay pinned, and no hook runs them. The next start attaches them."""
+        if self._process is not None:
+            raise BenchError("a running sensor attaches what was detached")
+        for pin in Path("/sys/fs/bpf", self.space.instance).glob("gen-*/link-*"):
+            pin.unlink()
+
     def forget_caches(self) -> None:
         for name in ("cache", "state"):
             shutil.rmtree(self.folder / name)

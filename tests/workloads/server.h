@@ -33,6 +33,14 @@ static inline struct server start_server(const char *address, void (*serve)(int 
   return server;
 }
 
+/* One that is there already: it has no child to stop. */
+static inline struct server server_at(const char *address, uint16_t port) {
+  struct server server = {.child = 0};
+  server.length = parse_address(address, port, &server.at);
+  if (!server.length) die("%s: no address", address);
+  return server;
+}
+
 static inline void stop_server(const struct server *server) {
   kill(server->child, SIGKILL);
   while (waitpid(server->child, NULL, 0) < 0 && errno == EINTR) continue;

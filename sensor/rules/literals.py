@@ -7,6 +7,8 @@ between. What this reading does not know makes it say less, never something wron
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import Struct
 
 MAX_EXACT = 64  # strings in one exact set
@@ -46,17 +48,18 @@ _NOTHING = frozenset({""})  # the empty string alone
 _ANYTHING = _Info(None)
 
 
-def required(pattern: str) -> list[frozenset[bytes]]:
+@lru_cache(maxsize=4096)
+def required(pattern: str) -> tuple[frozenset[bytes], ...]:
     """Clauses over `normal` text set off with a space at both ends; empty where nothing is certain."""
     try:
         reader = _Reader(pattern)
         info = reader.alternatives()
         if reader.at != len(pattern):
-            return []
+            return ()
     except (_Unknown, RecursionError):
-        return []
+        return ()
     clauses = [*info.clauses, *([info.exact] if info.exact is not None else [])]
-    return [frozenset(map(_resolved, clause)) for clause in clauses]
+    return tuple(frozenset(map(_resolved, clause)) for clause in clauses)
 
 
 def _resolved(text: str) -> bytes:

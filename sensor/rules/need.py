@@ -166,8 +166,9 @@ def _free(clause: Clause) -> bool:
     return all(atom.kind == "flag" for atom in clause)
 
 
+@lru_cache(maxsize=4096)
 def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
-    """`item` simplified: each clause is implied by it, all of them together."""
+    """`item` simplified: each clause is implied by it, all of them together. Nobody changes the list."""
     if isinstance(item, ir.And):
         return [clause for part in item.items for clause in _clauses(part, direct)]
     if isinstance(item, ir.Or):

@@ -7,6 +7,7 @@ broken rule, one `file:line: reason` each; status 1 when there are any, unless -
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-going", action="store_true", help="status 0 although rules were refused")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
+    gc.disable()  # a process of one task, most of whose objects live to its end
     ruleset = build(options.paths)
     descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:

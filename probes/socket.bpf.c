@@ -1,17 +1,6 @@
 /* Sockets and where they are pointed. Cgroup hooks sit where the kernel decides: io_uring comes this
  * way like any other path, the address is the kernel's own copy, and a 0 returned here is EPERM. */
 
-/* The stamps stand in an array, by the low bits of the socket's cookie, with the whole cookie to tell whose
- * it is. A repeated connect of 12.8 us, measured with all hooks, took 1.5 us more with per-socket storage, 1.0
- * with an LRU hash, 0.4 with this. What it gives up: once PF_STAMPS newer sockets have got cookies a stamp may
- * be gone, and the socket then counts as its user's. */
-#define PF_STAMPS 65536
-
-static __always_inline struct pf_stamp *stamp_at(u64 cookie) {
-  u32 index = cookie & (PF_STAMPS - 1);
-  return bpf_map_lookup_elem(MAP(stamps), &index);
-}
-
 int on_sock_create(struct bpf_sock *ctx) {
   struct pf_control *c = control();
   if (!c) return 1;
@@ -86,13 +75,6 @@ static __always_inline int decide_connect(struct pf_control *c, struct pf_connec
   return !enforce;
 }
 
-/* Whether data came in first, after a pause, on a flow of this program image a moment ago: what it dials now may
- * be a relay's other half, which is never just counted. */
-static __always_inline int just_inverted(struct pf_control *c, u64 family) {
-  u64 *at = family ? bpf_map_lookup_elem(MAP(inverted), &family) : 0;
-  return at && bpf_ktime_get_ns() - *at < c->inversion_ns;
-}
-
 static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unconnected) {
   struct pf_control *c = control();
   if (!c) return 1;
@@ -138,7 +120,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   key.bits = e.verdict | (family == 2 ? PF_KEY_IPV4 : 0) | (unconnected ? PF_KEY_UNCONNECTED : 0);
   __builtin_memcpy(key.address, e.address, 16);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
-  if (r && !(process && just_inverted(c, process->family))) {
+  if (r && !(process && just_inverted(c, family_of(process->family)))) {
     u64 due = count_repeat(c, r);
     if (!due) return allow;
     sandbox = sandbox_by_id(r->sandbox_id);
@@ -241,7 +223,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   if (length > 108) length = 108;
   read_kernel(key.target, length, address + 2);
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(unix_repeats), &key);
-  if (r && !(process && just_inverted(c, process->family))) {
+  if (r && !(process && just_inverted(c, family_of(process->family)))) {
     u64 due = count_repeat(c, r);
     if (due) send_repeat_unix(c, sandbox, &key, r, due);
     return 1;

@@ -81,8 +81,9 @@ class Daemon:
             os.makedirs(folder, mode=0o750, exist_ok=True)
         rules = Loading(rule_paths(config), config.paths.cache, config.rules.keep_going)
         listeners = listen_when_free(config)
-        self._link = self._spawn_api(listeners)
         self._kernel = Kernel(config, mount)
+        # Not before: its imports would take the compilers' time. Whoever asks already waits at the listener.
+        self._link = self._spawn_api(listeners)
         self._arming = Arming(config.paths.state)
         log = EventLog(config, self._count_lost)
         recovery = log.recover()

@@ -54,7 +54,7 @@ class Kernel:
         self._plan = steps.compile_patterns([])
         self._devices = ""
         self._classifier = Classifier([])
-        self._limited = False
+        self._limited = self._judging = False
 
     @property
     def active(self) -> bool:
@@ -69,10 +69,12 @@ class Kernel:
         # Nothing is kept of a configuration that is refused up to here.
         self._config, self._patterns, self._plan = config, patterns, plan
         # What is denied is in the maps before a class says that it asks there.
-        self.tables.write_automaton(prefixes.automaton())
+        if any(entry.denied_protocols for entry in classes):
+            self.tables.write_automaton(prefixes.automaton())
         self.tables.write_egress(egress_entries(config))
         self.tables.write_classes((entry.index, _class_entry(entry)) for entry in classes)
         self._limited = any(entry.egress for entry in classes)
+        self._judging = self._limited or any(entry.denied_protocols for entry in classes)
         self.refresh_devices()
         _make_cgroup(f"{self.mount}/{config.instance}")
         self.tables.write_steps(self._plan)
@@ -154,6 +156,7 @@ class Kernel:
             "pause_ns": flows.pause_ms * 1_000_000,
             "inversion_ns": flows.after_inversion_ms * 1_000_000,
             "egress_any": int(self._limited),
+            "judges_packets": int(self._judging),
             # Any other number than before: every flow is judged again.
             "policy": time.monotonic_ns(),
         }

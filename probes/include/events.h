@@ -9,7 +9,7 @@
 #pragma once
 
 /* Bump when a layout or the meaning of a member changes. */
-#define PF_ABI 2
+#define PF_ABI 3
 
 enum pf_type {
   PF_TYPE_EXEC = 1,

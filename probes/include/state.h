@@ -18,6 +18,7 @@ struct pf_control {
   u64 inversion_ns;        /* for this long after one, its owner's connects and flows are told in full */
   u64 policy;              /* changes with every change of an egress list or a denied protocol */
   u64 egress_any;          /* some class limits where its sandboxes may go */
+  u64 judges_packets;      /* some class does, or denies a protocol: packets without payload are looked at too */
   u64 untracked;           /* processes that found no room in the map: whoever has no entry is looked for by its cgroups */
 };
 
@@ -153,7 +154,6 @@ struct pf_flow_state {
   u32 packets_in;
   u32 inversions;
   u32 tgid;
-  u32 class_id;
   u32 net_ns;
   u32 first[2];            /* sequence number of the first byte out and in */
   u32 have[2];             /* contiguous bytes that were looked at, from the first on */
@@ -169,18 +169,19 @@ struct pf_flow_state {
   u8 automaton;            /* its state; 0: nothing denied can come any more */
   u8 denied;               /* enum pf_prefix */
   u8 verdict;
-  u8 pad[3];
+  u8 pad[7];
   u8 local[16];
   u8 remote[16];
   u32 dns_second;
   u32 dns_count;
 };
 
-/* Of the map outers, by a program image's family: which flow its further ones are told beside. */
-struct pf_outer {
-  u64 cookie;
-  u32 slot;
-  u32 local;               /* to this host itself: an outward one takes its place */
+/* Of the map families, by a program image's family. */
+struct pf_family {
+  u64 inversion_ns;        /* the last inversion on a flow of its */
+  u64 outer_cookie;        /* the flow that its further ones are told beside; 0: none yet */
+  u32 outer_slot;
+  u32 outer_local;         /* to this host itself: an outward one takes its place */
 };
 
 /* A state of the automaton that knows denied protocols: the next state by byte, or PF_ACCEPT + enum pf_prefix. */

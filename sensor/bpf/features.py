@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from enum import IntEnum
+from struct import error
 
 from msgspec import Struct
 
 from sensor.bpf import libbpf
-from sensor.bpf.btf import VMLINUX, Btf
+from sensor.bpf.btf import VMLINUX, names
 from sensor.bpf.libbpf import AttachType, MapType, ProgType
-from sensor.errors import BtfError
 
 
 class Helper(IntEnum):
@@ -72,8 +72,10 @@ def connect_unix() -> str:
     state = _attach_type(ProgType.CGROUP_SOCK_ADDR, AttachType.UNIX_CONNECT)
     if state > 0:
         try:
-            Btf().offset("bpf_sock_addr_kern", "uaddr")
-        except BtfError:
+            known = names()
+        except (OSError, error):
+            return "unsupported"
+        if any(b"\0" + name + b"\0" not in known for name in (b"bpf_sock_addr_kern", b"uaddrlen")):
             return "unsupported"
     return _state(state)
 

@@ -6,10 +6,12 @@ Run as `python -m sensor.bpf.loader`, a Request as JSON on stdin, a Result as JS
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -17,6 +19,10 @@ from sensor.bpf import headers, libbpf, maps, programs
 from sensor.bpf.btf import Btf
 from sensor.bpf.libbpf import ProgType
 from sensor.errors import HostError, LoadError, PinfoldError
+
+# More than half of clang's time: lines of source, which are for nobody; unrolled loops, which are only more to verify;
+# and clang's own optimising passes, after which BCC runs all of them anew.
+_LEAN = ("-g0", "-fno-unroll-loops", "-Xclang", "-disable-llvm-passes")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -65,13 +71,52 @@ def compile_and_pin(request: Request) -> None:
     flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
     headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)
     os.environ["BCC_KERNEL_SOURCE"] = request.headers
+    # Forked before LLVM has done anything that the two would have to share.
+    with _beside(lambda: _unit(bcc, request, 1, descriptors, flags)):
+        _unit(bcc, request, 0, descriptors, flags)
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[], None]) -> Iterator[None]:
+    """Does `work` in a child meanwhile. Raises LoadError for what it raised; its death ends this process alike."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        _work(work, tell)
+    os.close(tell)
     try:
-        module = bcc.BPF(text=programs.source(), cflags=[*flags, "-Wno-everything"])
+        yield
+    finally:
+        with open(told, "rb") as file:
+            error = file.read().decode("utf-8", "replace")
+        _, status = os.waitpid(child, 0)
+    if error:
+        raise LoadError(error)
+    if status:
+        sys.exit(1)  # with nothing on stdout: whoever asked looks for the last line on stderr
+
+
+def _work(work: Callable[[], None], tell: int) -> NoReturn:
+    """A forked child must not return into what its parent does."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except Exception as error:
+        os.write(tell, str(error).encode()[:4096] or b"the compiler failed")
+    finally:
+        os._exit(status)
+
+
+def _unit(bcc: Any, request: Request, unit: int, descriptors: dict[str, int], flags: list[str]) -> None:
+    try:
+        module = bcc.BPF(text=programs.source(unit), cflags=[*flags, *_LEAN, "-Wno-everything"])
     except Exception as cause:
         raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
-    for program in programs.chosen(frozenset(request.features)):
+    for program in programs.of_unit(unit, frozenset(request.features)):
         loaded = _load(module, program)
-        libbpf.pin(loaded, folder / f"program-{program.name}")
+        libbpf.pin(loaded, Path(request.folder) / f"program-{program.name}")
         if program.called_by is not None:  # pinned, the map keeps it while nobody runs
             name, place = program.called_by
             libbpf.update(descriptors[name], place.to_bytes(4, sys.byteorder), loaded.to_bytes(4, sys.byteorder))

@@ -21,7 +21,7 @@ CLASSES = 64
 STAMPS = 65536  # PF_STAMPS in probes/socket.bpf.c
 PEERS = 32768
 FAMILIES = 16384  # program images with a recent inversion
-AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/flow.bpf.c
+AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/judge.bpf.c
 EGRESS_ENTRIES = 65536
 EGRESS_NAMES = 65536
 
@@ -69,11 +69,10 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "exec_scratch": Map(MapType.ARRAY, 4, EXEC_SCRATCH, slots),
         "stamps": Map(MapType.ARRAY, 4, SIZES["pf_stamp"], STAMPS),
         "listeners": Map(MapType.SK_STORAGE, 4, SIZES["pf_stamp"], 0, late | libbpf.F_CLONE),
-        "packet_programs": Map(MapType.PROG_ARRAY, 4, 4, 3),
+        "packet_programs": Map(MapType.PROG_ARRAY, 4, 4, 5),
         "flows": Map(MapType.ARRAY, 4, SIZES["pf_flow_state"], sizes.flows),
         "peers": Map(MapType.LRU_HASH, SIZES["pf_peer_key"], SIZES["pf_peer"], PEERS),
-        "outers": Map(MapType.LRU_HASH, 8, SIZES["pf_outer"], FAMILIES),
-        "inverted": Map(MapType.LRU_HASH, 8, 8, FAMILIES),
+        "families": Map(MapType.LRU_HASH, 8, SIZES["pf_family"], FAMILIES),
         "automaton": Map(MapType.ARRAY, 4, SIZES["pf_automaton"], AUTOMATON_STATES),
         "egress": Map(MapType.LPM_TRIE, SIZES["pf_egress_key"], SIZES["pf_egress"], EGRESS_ENTRIES, late),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),

@@ -75,7 +75,7 @@ def ensure_base(bpffs: str, instance: str) -> Path:
 
 def abi_digest(sizes: maps.Sizes, features: tuple[str, ...]) -> str:
     """Of everything that decides what is in the kernel: probes, layouts, sizes, and the kernel itself."""
-    digest = hashlib.sha256(programs.source().encode())
+    digest = hashlib.sha256(programs.sources().encode())
     here = Path(__file__).parent
     for name in ("headers.py", "maps.py", "programs.py", "loader.py"):
         digest.update((here / name).read_bytes())

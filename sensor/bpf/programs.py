@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
@@ -9,18 +10,11 @@ from msgspec import Struct
 from sensor.bpf.libbpf import AttachType, ProgType
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
-# In the order of one translation unit.
-SOURCES = (
-    "include/events.h",
-    "include/state.h",
-    "include/common.h",
-    "process.bpf.c",
-    "cgroup.bpf.c",
-    "egress.bpf.c",
-    "socket.bpf.c",
-    "flow.bpf.c",
-    "device.bpf.c",
-    "flush.bpf.c",
+_HEADERS = ("include/events.h", "include/state.h", "include/common.h", "include/sockets.h")
+# Each is compiled by a process of its own, at the same time: most of a cold start is clang's.
+UNITS = (
+    (*_HEADERS, "process.bpf.c", "cgroup.bpf.c", "egress.bpf.c", "socket.bpf.c", "device.bpf.c", "flush.bpf.c"),
+    (*_HEADERS, "egress.bpf.c", "flow.bpf.c", "packet.bpf.c", "judge.bpf.c"),
 )
 
 
@@ -57,6 +51,8 @@ PROGRAMS = (
     Program("on_packet", ProgType.CGROUP_SKB, called_by=("packet_programs", 0)),
     Program("on_feed", ProgType.CGROUP_SKB, called_by=("packet_programs", 1)),
     Program("on_adopt", ProgType.CGROUP_SKB, called_by=("packet_programs", 2)),
+    Program("on_payload", ProgType.CGROUP_SKB, called_by=("packet_programs", 3)),
+    Program("on_judge", ProgType.CGROUP_SKB, called_by=("packet_programs", 4)),
     Program("on_egress", ProgType.CGROUP_SKB, attach=AttachType.INET_EGRESS),
     Program("on_ingress", ProgType.CGROUP_SKB, attach=AttachType.INET_INGRESS),
     Program("on_post_bind4", ProgType.CGROUP_SOCK, attach=AttachType.INET4_POST_BIND),
@@ -72,10 +68,25 @@ def chosen(features: frozenset[str]) -> list[Program]:
     return [program for program in PROGRAMS if not program.feature or program.feature in features]
 
 
-def source() -> str:
-    """The probes as one text, with line marks, so that errors name the file."""
+def source(unit: int) -> str:
+    """One of UNITS as one text, with line marks, so that errors name the file."""
+    return _text(UNITS[unit])
+
+
+def sources() -> str:
+    """Every file of the probes, once."""
+    return _text(dict.fromkeys(name for unit in UNITS for name in unit))
+
+
+def of_unit(unit: int, features: frozenset[str]) -> list[Program]:
+    """Those of `chosen` that the unit's text defines."""
+    text = source(unit)
+    return [program for program in chosen(features) if f"\nint {program.name}(" in text]
+
+
+def _text(names: Iterable[str]) -> str:
     parts = []
-    for name in SOURCES:
+    for name in names:
         text = (PROBES / name).read_text().replace("#pragma once\n", "\n")
         parts.append(f'#line 1 "{name}"\n{text}')
     return "\n".join(parts)

@@ -6,11 +6,11 @@ from struct import Struct as PackedStruct
 
 from msgspec import Struct
 
-_PF_CONTROL = PackedStruct("<QIIQQQQIIQQQQQQQ")
+_PF_CONTROL = PackedStruct("<QIIQQQQIIQQQQQQQQ")
 
 
 class Control(Struct, frozen=True, gc=False):
-    """A `struct pf_control`: 112 bytes. Arrays are bytes."""
+    """A `struct pf_control`: 120 bytes. Arrays are bytes."""
 
     active_generation: int = 0
     armed: int = 0
@@ -27,6 +27,7 @@ class Control(Struct, frozen=True, gc=False):
     inversion_ns: int = 0
     policy: int = 0
     egress_any: int = 0
+    judges_packets: int = 0
     untracked: int = 0
 
     def pack(self) -> bytes:
@@ -46,6 +47,7 @@ class Control(Struct, frozen=True, gc=False):
             self.inversion_ns,
             self.policy,
             self.egress_any,
+            self.judges_packets,
             self.untracked,
         )
 
@@ -378,7 +380,7 @@ class Stamp(Struct, frozen=True, gc=False):
         return Stamp(*_PF_STAMP.unpack(data))
 
 
-_PF_FLOW_STATE = PackedStruct("<QQQQQQQQQQQQQQIIIIII8s8sHHHBB4s2s2sHBBB3x16s16sII")
+_PF_FLOW_STATE = PackedStruct("<QQQQQQQQQQQQQQIIIII8s8sHHHBB4s2s2sHBBB7x16s16sII")
 
 
 class FlowState(Struct, frozen=True, gc=False):
@@ -402,7 +404,6 @@ class FlowState(Struct, frozen=True, gc=False):
     packets_in: int = 0
     inversions: int = 0
     tgid: int = 0
-    class_id: int = 0
     net_ns: int = 0
     first: bytes = bytes(8)
     have: bytes = bytes(8)
@@ -443,7 +444,6 @@ class FlowState(Struct, frozen=True, gc=False):
             self.packets_in,
             self.inversions,
             self.tgid,
-            self.class_id,
             self.net_ns,
             self.first,
             self.have,
@@ -470,26 +470,28 @@ class FlowState(Struct, frozen=True, gc=False):
         return FlowState(*_PF_FLOW_STATE.unpack(data))
 
 
-_PF_OUTER = PackedStruct("<QII")
+_PF_FAMILY = PackedStruct("<QQII")
 
 
-class Outer(Struct, frozen=True, gc=False):
-    """A `struct pf_outer`: 16 bytes. Arrays are bytes."""
+class Family(Struct, frozen=True, gc=False):
+    """A `struct pf_family`: 24 bytes. Arrays are bytes."""
 
-    cookie: int = 0
-    slot: int = 0
-    local: int = 0
+    inversion_ns: int = 0
+    outer_cookie: int = 0
+    outer_slot: int = 0
+    outer_local: int = 0
 
     def pack(self) -> bytes:
-        return _PF_OUTER.pack(
-            self.cookie,
-            self.slot,
-            self.local,
+        return _PF_FAMILY.pack(
+            self.inversion_ns,
+            self.outer_cookie,
+            self.outer_slot,
+            self.outer_local,
         )
 
     @staticmethod
-    def unpack(data: bytes) -> Outer:
-        return Outer(*_PF_OUTER.unpack(data))
+    def unpack(data: bytes) -> Family:
+        return Family(*_PF_FAMILY.unpack(data))
 
 
 _PF_AUTOMATON = PackedStruct("<256s")
@@ -653,7 +655,7 @@ class Name(Struct, frozen=True, gc=False):
 
 
 SIZES = {
-    "pf_control": 112,
+    "pf_control": 120,
     "pf_class": 24,
     "pf_sandbox": 192,
     "pf_process": 40,
@@ -666,7 +668,7 @@ SIZES = {
     "pf_flush_request": 136,
     "pf_stamp": 40,
     "pf_flow_state": 216,
-    "pf_outer": 16,
+    "pf_family": 24,
     "pf_automaton": 256,
     "pf_peer_key": 32,
     "pf_peer": 16,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-FIRST_BYTES = 4096  # PF_FIRST_BYTES_WIDE in probes/flow.bpf.c
+FIRST_BYTES = 4096  # PF_FIRST_BYTES_WIDE in probes/packet.bpf.c
 NARROW = 1024  # PF_FIRST_BYTES: of what does not begin as TLS does
 HANDSHAKE = 0x16
 PIECES_MAX = 12  # that wait for one before them

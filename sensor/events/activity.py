@@ -139,7 +139,7 @@ class NetworkFlow(Flow, frozen=True, gc=False):
     IdleMs: int  # since its last packet with data
     BytesOut: int
     BytesIn: int
-    PacketsOut: int
+    PacketsOut: int  # with payload
     PacketsIn: int
     Inversions: int  # times that data came in first, after a pause
     Late: bool  # told later than it began: it was one of many, and lived on

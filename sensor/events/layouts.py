@@ -10,7 +10,7 @@ from struct import Struct as PackedStruct
 from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview | mmap
-ABI = 2
+ABI = 3
 
 
 class ShortRecord(ValueError):

@@ -1,4 +1,4 @@
-"""Denied protocols by their first bytes, as the automaton that the probes run (probes/flow.bpf.c).
+"""Denied protocols by their first bytes, as the automaton that the probes run (probes/judge.bpf.c).
 
 A pattern is a sequence of byte sets; one with `anywhere` may have anything between its first byte and the rest. All
 patterns are run side by side: a state is the set of places at which they stand.

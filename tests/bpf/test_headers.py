@@ -57,7 +57,7 @@ def test_an_offset_can_be_shifted_on_purpose(tmp_path: Path, monkeypatch: pytest
 def test_the_definitions_are_what_the_probes_ask_for(tmp_path: Path) -> None:
     btf = kernel(tmp_path)
     defined = set(re.findall(r"#define (PF_\w+) \d+", headers.defines(headers.offsets(btf, unix=True), btf)))
-    text = programs.source()
+    text = programs.sources()
     used = {f"PF_AT_{a}__{b}" for a, b in re.findall(r"\bREAD\([^;]*?, (\w+), (\w+)\)", text)}
     used |= set(re.findall(r"\bPF_(?:AT|SIZE)_[a-z]\w+", text))
     assert defined == used - {"PF_AT_type__member"}  # the macro's own definition

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sensor.bpf import loader
+from sensor.errors import LoadError
 
 ASK = "from sensor.bpf.loader import import_bcc; import_bcc()"
 
@@ -60,3 +63,25 @@ def test_another_pythons_bcc_says_what_to_install(tmp_path: Path, package: str) 
 def test_a_bcc_that_fails_in_another_way_is_still_one_line(tmp_path: Path, package: str) -> None:
     """One made for another version of Python may fail with anything."""
     assert "apt-get install python3-bpfcc" in refusal(tmp_path, package)
+
+
+def test_what_fails_in_the_child_beside_is_the_error() -> None:
+    def fail() -> None:
+        raise LoadError("the kernel refused the program on_packet: too complex")
+
+    with pytest.raises(LoadError, match="on_packet: too complex"), loader._beside(fail):
+        pass
+
+
+def test_an_error_of_our_own_comes_before_the_childs() -> None:
+    def fail() -> None:
+        raise LoadError("theirs")
+
+    with pytest.raises(LoadError, match="ours"), loader._beside(fail):
+        raise LoadError("ours")
+
+
+def test_a_child_that_dies_ends_this_process_with_nothing_said() -> None:
+    """As LLVM does: `objects.build` then takes the last line of stderr for the reason."""
+    with pytest.raises(SystemExit), loader._beside(lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        pass

@@ -35,8 +35,8 @@ def test_the_abi_is_another_with_every_size_and_feature(monkeypatch: pytest.Monk
 
 def test_the_abi_is_another_with_another_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     before = objects.abi_digest(SIZES, ())
-    text = programs.source()
-    monkeypatch.setattr(programs, "source", lambda: text + "\n")
+    text = programs.sources()
+    monkeypatch.setattr(programs, "sources", lambda: text + "\n")
     assert objects.abi_digest(SIZES, ()) != before
 
 

@@ -197,7 +197,7 @@ class Scene:
             Phase="established",
             Count=1,
         )
-        self.world.now[cookie] = Counters(0, 0, 2, 1, self.at)
+        self.world.now[cookie] = Counters(0, 0, 0, 0, self.at)
         if told:
             self.tell(self.flows[cookie])
         return cookie
@@ -206,14 +206,13 @@ class Scene:
         return cookie + 7000
 
     def move(self, cookie: int, out: int = 0, in_: int = 0, packets: int = 0) -> None:
-        """Bytes on a flow, in segments, acknowledged every other one."""
+        """Bytes on a flow, in segments. What only acknowledges them has no payload, and is not counted."""
         now = self.world.now[cookie]
         sent, got = -(-out // SEGMENT), -(-in_ // SEGMENT)
         if packets and in_:
             got = packets
         self.world.now[cookie] = Counters(
-            now.bytes_out + out, now.bytes_in + in_, now.packets_out + sent + -(-got // 2),
-            now.packets_in + got + -(-sent // 2), self.at,
+            now.bytes_out + out, now.bytes_in + in_, now.packets_out + sent, now.packets_in + got, self.at,
         )  # fmt: skip
 
     def push(self, cookie: int, length: int, *, idle: float = 2.0, packets: int = 0, at: int = 0) -> None:

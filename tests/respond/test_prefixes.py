@@ -120,7 +120,7 @@ def test_only_the_beginning_of_a_stream_is_looked_at() -> None:
 
 
 def test_it_is_within_the_probes_bounds() -> None:
-    text = (PROBES / "flow.bpf.c").read_text()
+    text = (PROBES / "judge.bpf.c").read_text()
     defined = dict(re.findall(r"#define (PF_ACCEPT|PF_AUTOMATON_STATES|PF_AUTOMATON_BYTES) +([0-9]+)", text))
     assert defined == {
         "PF_ACCEPT": str(ACCEPT),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sensor.enrich.protocols.result import Found
 
 BODY = 128  # bytes that name a JSON-RPC call
-ENOUGH = 1024  # PF_FIRST_BYTES in probes/flow.bpf.c: no more will come
+ENOUGH = 1024  # PF_FIRST_BYTES in probes/packet.bpf.c: no more will come
 _LINES = frozenset({"ssh", "stratum", "bore"})
 _HEADS = frozenset({"http", "chisel", "wstunnel", "devtunnels", "getblocktemplate"})
 

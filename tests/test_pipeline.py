@@ -39,6 +39,13 @@ CONNECT = rule_text(
 Line = dict[str, Any]
 
 
+class NoFlows:
+    """The kernel's tables, in which every flow has lost its place."""
+
+    def flow(self, _: int) -> None:
+        return None
+
+
 class Acting:
     """Stands for the responder: journals an intent, acts, journals the outcome, as the real one does."""
 
@@ -77,7 +84,13 @@ class Run:
         engine = engine or Engine(build(MINER, CONNECT))
         responder = cast(Responder, self.acting)
         self.network = Network(
-            complete(config), cast(Tables, None), self.enricher, self.metrics, lambda _: None, lambda *_: False, print
+            complete(config),
+            cast(Tables, NoFlows()),
+            self.enricher,
+            self.metrics,
+            lambda _: None,
+            lambda *_: False,
+            print,
         )
         self.pipeline = Pipeline(
             self.enricher, engine, self.log, responder, self.metrics, self.recovery, self.watched.append, self.network

@@ -122,7 +122,7 @@ static __always_inline void peer_of_socket(struct __sk_buff *skb, struct pf_pack
 #define PF_PROGRAM_PAYLOAD 3
 #define PF_PROGRAM_JUDGE 4
 
-/* The packet's flow, or 0. `seen`: the remote end as the packet has it, whatever its socket thinks. */
+/* The packet's flow, or 0. Of a connected datagram socket `p` then has the peer as the socket thinks it is. */
 static __always_inline struct pf_flow_state *flow_of(struct __sk_buff *skb, struct pf_packet *p, u32 *slot) {
   if (p->protocol == 17) peer_of_socket(skb, p);
   *slot = slot_of(p->cookie, p->protocol, p->remote, p->remote_port);

@@ -58,18 +58,18 @@ def import_bcc() -> Any:
 
 
 def compile_and_pin(request: Request) -> None:
-    bcc = import_bcc()
     folder = Path(request.folder)
     folder.mkdir(mode=0o700)
     descriptors = {"control": libbpf.get(Path(request.control))}
-    for name, definition in maps.definitions(request.sizes).items():
-        descriptors[name] = maps.create(name, definition)
-        libbpf.pin(descriptors[name], folder / f"map-{name}")
+    with _beside(lambda: headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)):
+        bcc = import_bcc()
+        for name, definition in maps.definitions(request.sizes).items():
+            descriptors[name] = maps.create(name, definition)
+            libbpf.pin(descriptors[name], folder / f"map-{name}")
     flags = [f"-DPF_FD_{name}={descriptor}" for name, descriptor in descriptors.items()]
     flags += [f"-DPF_GENERATION={request.generation}ULL", f"-DPF_RING_BYTES={request.sizes.ring_bytes}ULL"]
     flags.append(f"-DPF_FLOWS={request.sizes.flows}")
     flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
-    headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)
     os.environ["BCC_KERNEL_SOURCE"] = request.headers
     # Forked before LLVM has done anything that the two would have to share.
     with _beside(lambda: _unit(bcc, request, 1, descriptors, flags)):

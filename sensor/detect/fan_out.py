@@ -5,6 +5,8 @@ Attempts count, whatever became of them: a scan is mostly refused. A window slid
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 
 from sensor.configdetect import FanOutSettings
@@ -17,53 +19,73 @@ LOOPBACK = "loopback"  # all of 127/8 is one host
 
 
 class _Window:
-    """Distinct pairs of the current and the last half."""
+    """Distinct pairs of the current and the last half, as sorted keys: all of a host stand together. Eight bytes a
+    pair, since every sandbox may fill its windows, and a dict of tuples takes twenty times as much."""
 
-    __slots__ = ("began_ns", "factor", "full", "half_ns", "hosts", "most", "old", "pairs", "ports")
+    __slots__ = ("began_ns", "factor", "full", "half_ns", "hosts", "most", "now", "old")
 
     def __init__(self, seconds: int, factor: int, most: int) -> None:
         self.half_ns = seconds * SECOND_NS // 2
         self.factor = factor
         self.most = most
         self.began_ns = 0
-        self.full = False
-        self.pairs: dict[tuple[str, int], bool] = {}  # → private
-        self.old: dict[tuple[str, int], bool] = {}
-        self.hosts: dict[bool, int] = {}
-        self.ports: dict[str, int] = {}
+        self.full = False  # in this half
+        self.now = array("Q")
+        self.old = array("Q")
+        self.hosts = [0, 0]  # public and private, without loopback
 
-    def fresh(self, pair: tuple[str, int], now_ns: int) -> bool:
+    def fresh(self, key: int, now_ns: int) -> bool:
         """Met in this half already: the longer window has it then, too."""
-        return pair in self.pairs and now_ns - self.began_ns <= self.half_ns
+        return now_ns - self.began_ns <= self.half_ns and _has(self.now, key)
 
-    def knows(self, pair: tuple[str, int], now_ns: int) -> bool:
+    def knows(self, key: int, now_ns: int) -> bool:
         if now_ns - self.began_ns > self.half_ns:
             self._turn(now_ns)
-        if pair in self.pairs:
+        if self.full or _has(self.now, key):
             return True
-        if pair in self.old:  # counted already; kept for another half
-            self.pairs[pair] = self.old.pop(pair)
+        at = bisect_left(self.old, key)
+        if at < len(self.old) and self.old[at] == key:  # counted already; kept for another half
+            del self.old[at]
+            insort(self.now, key)
             return True
-        self.full = len(self.pairs) + len(self.old) >= self.most
+        self.full = len(self.now) + len(self.old) >= self.most
         return self.full
 
-    def add(self, pair: tuple[str, int], private: bool) -> None:
-        self.pairs[pair] = private
-        self._count(pair[0], private)
+    def add(self, key: int) -> None:
+        if key >> 32 != _LOOPBACK and not self.ports(key):
+            self.hosts[key & 1] += 1
+        insort(self.now, key)
 
-    def _count(self, host: str, private: bool) -> None:
-        if host not in self.ports:
-            self.hosts[private] = self.hosts.get(private, 0) + (host != LOOPBACK)
-        self.ports[host] = self.ports.get(host, 0) + 1
+    def ports(self, key: int) -> int:
+        """Of the key's host."""
+        first, last = key >> 32 << 32, key | 0xFFFFFFFF
+        return sum(bisect_right(half, last) - bisect_left(half, first) for half in (self.now, self.old) if half)
 
     def _turn(self, now_ns: int) -> None:
         lapsed = now_ns - self.began_ns > 2 * self.half_ns
-        self.old = {} if lapsed else self.pairs
-        self.pairs = {}
+        self.old = array("Q") if lapsed else self.now
+        self.now = array("Q")
         self.began_ns = now_ns
-        self.hosts, self.ports = {}, {}
-        for pair, private in self.old.items():
-            self._count(pair[0], private)
+        self.full = False
+        self.hosts = [0, 0]
+        host = _LOOPBACK
+        for key in self.old:
+            if key >> 32 not in {host, _LOOPBACK}:
+                self.hosts[key & 1] += 1
+            host = key >> 32
+
+
+def _key(host: str, port: int, private: bool) -> int:
+    """Salted, as every hash of text here: nobody outside can make two hosts one."""
+    return (hash(host) & 0xFFFFFFFF) << 32 | port << 1 | private
+
+
+_LOOPBACK = _key(LOOPBACK, 0, private=False) >> 32
+
+
+def _has(half: array[int], key: int) -> bool:
+    at = bisect_left(half, key)
+    return at < len(half) and half[at] == key
 
 
 class _Sandbox:
@@ -87,24 +109,24 @@ class FanOut:
     def reached(self, event: Event) -> list[NetworkBehavior]:
         """A connect or an initiated flow, over IP."""
         host = LOOPBACK if event.DestinationIsLoopback else event.DestinationIp
-        pair = (host, event.DestinationPort)
+        key = _key(host, event.DestinationPort, event.DestinationIsPrivate)
         windows = self._sandboxes.get(event.SandboxId).windows
-        if windows[0].fresh(pair, event.monotonic_ns):
+        if windows[0].fresh(key, event.monotonic_ns):
             return []
         produced = []
         for window in windows:
-            if window.knows(pair, event.monotonic_ns):
+            if window.knows(key, event.monotonic_ns):
                 self._counters["fan_out_windows_full"] += window.full
                 continue
-            window.add(pair, event.DestinationIsPrivate)
-            if found := self._weigh(window, host, event):
+            window.add(key)
+            if found := self._weigh(window, host, window.ports(key), event):
                 produced.append(found)
         return produced[:1]
 
-    def _weigh(self, window: _Window, host: str, event: Event) -> NetworkBehavior | None:
+    def _weigh(self, window: _Window, host: str, ports: int, event: Event) -> NetworkBehavior | None:
         """What this event added to, if that passed a multiple of its threshold."""
         settings, private = self._settings, event.DestinationIsPrivate
-        ports, hosts = window.ports[host], window.hosts.get(private, 0)
+        hosts = window.hosts[private]
         most_ports = settings.loopback_ports if host == LOOPBACK else settings.ports
         most_hosts = settings.private_hosts if private else settings.hosts
         by_ports, by_hosts = ports // (most_ports * window.factor), hosts // (most_hosts * window.factor)
@@ -131,7 +153,7 @@ class FanOut:
             parts,
             event.monotonic_ns,
             None,
-            DistinctDestinations=sum(window.hosts.values()),
+            DistinctDestinations=sum(window.hosts),
             DistinctPorts=ports,
             DurationMs=window.half_ns * 2 // 10**6,
             **{field: getattr(event, field) for field in fields},

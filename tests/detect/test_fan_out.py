@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.detect.scene import MS, OUTSIDE, Scene
@@ -97,6 +99,26 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(40_000):
         scene.attempt(700, f"10.{number // 62500}.{number // 250 % 250}.{number % 250}", number % 60_000)
     sandbox = scene.detectors._fan_out._sandboxes.get(4242)
-    assert all(len(window.pairs) + len(window.old) <= 4096 for window in sandbox.windows)
+    assert all(len(window.now) + len(window.old) <= 4096 for window in sandbox.windows)
     assert scene.detectors.counters["fan_out_windows_full"] > 0
     assert scene.score("fan_out") == 100
+
+
+def test_full_windows_take_little_memory() -> None:
+    """Every sandbox may fill its own."""
+    scene = Scene()
+    for number in range(10_000):
+        scene.attempt(700, f"10.{number // 250}.{number % 250}.1", 1 + number)
+    windows = scene.detectors._fan_out._sandboxes.get(4242).windows
+    assert all(window.full for window in windows)
+    assert sum(sys.getsizeof(half) for window in windows for half in (window.now, window.old)) < 80_000
+
+
+def test_a_pair_that_is_met_again_is_kept_for_another_half() -> None:
+    scene = Scene()
+    for _ in range(12):
+        sweep(scene, "10.7.", 30, seconds=25)
+    assert scene.of("fan_out") == []
+    window = scene.detectors._fan_out._sandboxes.get(4242).windows[0]
+    assert window.hosts == [0, 30]
+    assert len(window.now) + len(window.old) == 30

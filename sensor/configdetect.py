@@ -140,7 +140,7 @@ class FanOutSettings(Struct, frozen=True, forbid_unknown_fields=True):
     private_hosts: int = 64  # a /24 is 254; a training job of 64 nodes meets 63
     ports: int = 64  # of one host: a cluster's workers listen on tens
     loopback_ports: int = 512  # test runners and kernels take an ephemeral port each
-    remembered: int = 4096  # pairs of address and port a window: 16 times any threshold but one
+    remembered: int = 2048  # pairs of address and port a window: 16 times any threshold of the short one but loopback's
     factors: tuple[int, ...] = (1, 4, 16)
     scores: tuple[int, ...] = (60, 75, 90)
     private: int = 10

@@ -99,7 +99,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(40_000):
         scene.attempt(700, f"10.{number // 62500}.{number // 250 % 250}.{number % 250}", number % 60_000)
     sandbox = scene.detectors._fan_out._sandboxes.get(4242)
-    assert all(len(window.now) + len(window.old) <= 4096 for window in sandbox.windows)
+    assert all(len(window.now) + len(window.old) <= 2048 for window in sandbox.windows)
     assert scene.detectors.counters["fan_out_windows_full"] > 0
     assert scene.score("fan_out") == 100
 
@@ -111,7 +111,7 @@ def test_full_windows_take_little_memory() -> None:
         scene.attempt(700, f"10.{number // 250}.{number % 250}.1", 1 + number)
     windows = scene.detectors._fan_out._sandboxes.get(4242).windows
     assert all(window.full for window in windows)
-    assert sum(sys.getsizeof(half) for window in windows for half in (window.now, window.old)) < 80_000
+    assert sum(sys.getsizeof(half) for window in windows for half in (window.now, window.old)) < 40_000
 
 
 def test_a_pair_that_is_met_again_is_kept_for_another_half() -> None:

@@ -111,12 +111,13 @@ class FanOut:
         host = LOOPBACK if event.DestinationIsLoopback else event.DestinationIp
         key = _key(host, event.DestinationPort, event.DestinationIsPrivate)
         windows = self._sandboxes.get(event.SandboxId).windows
-        if windows[0].fresh(key, event.monotonic_ns):
+        if not windows[0].full and windows[0].fresh(key, event.monotonic_ns):
             return []
         produced = []
         for window in windows:
             if window.knows(key, event.monotonic_ns):
-                self._counters["fan_out_windows_full"] += window.full
+                if window.full:
+                    self._counters["fan_out_windows_full"] += 1
                 continue
             window.add(key)
             if found := self._weigh(window, host, window.ports(key), event):

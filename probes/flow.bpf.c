@@ -295,6 +295,7 @@ static __always_inline void tell_begun(struct pf_control *c, struct pf_flow_stat
 
 /* One that was only counted turned out to be of interest. */
 static __always_inline void make_late(struct pf_flow_state *f) {
+  if (f->flags & PF_FLOW_FLAG_LATE) return; /* the ring was full when it was to be told: taken out of the count once */
   struct pf_peer_key key = {};
   peer_of(&key, f);
   struct pf_peer *p = bpf_map_lookup_elem(MAP(peers), &key);

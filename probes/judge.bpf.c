@@ -150,10 +150,8 @@ static __always_inline int judge_alone(struct __sk_buff *skb, struct pf_control 
  * next program came to half a million steps of the verifier's. */
 int on_judge(struct __sk_buff *skb) {
   struct pf_packet p;
-  __builtin_memset(&p, 0, sizeof(p));
-  u32 incoming = skb->cb[0];
-  asm volatile("%0 &= 1" : "+r"(incoming));
-  struct pf_control *c = unpack(skb, &p, incoming);
+  u32 incoming = 0;
+  struct pf_control *c = called(skb, &p, &incoming);
   if (!c) return 1;
   u64 seen[2]; /* what the packet says, whatever its socket thinks */
   __builtin_memcpy(seen, p.remote, 16);
@@ -191,10 +189,8 @@ int on_judge(struct __sk_buff *skb) {
 /* A packet whose flow is not in the table. */
 int on_adopt(struct __sk_buff *skb) {
   struct pf_packet p;
-  __builtin_memset(&p, 0, sizeof(p));
-  u32 incoming = skb->cb[0];
-  asm volatile("%0 &= 1" : "+r"(incoming));
-  struct pf_control *c = unpack(skb, &p, incoming);
+  u32 incoming = 0;
+  struct pf_control *c = called(skb, &p, &incoming);
   if (!c) return 1;
   u32 slot = 0;
   void *sk = socket_of(skb);
@@ -212,8 +208,8 @@ int on_adopt(struct __sk_buff *skb) {
 /* Data out of a flow of which the automaton has not seen enough: then the rest. */
 int on_feed(struct __sk_buff *skb) {
   struct pf_packet p;
-  __builtin_memset(&p, 0, sizeof(p));
-  struct pf_control *c = unpack(skb, &p, 0);
+  u32 incoming = 0;
+  struct pf_control *c = called(skb, &p, &incoming);
   if (!c) return 1;
   u32 slot = p.cookie & (PF_FLOWS - 1);
   struct pf_flow_state *f = flow_at(slot);

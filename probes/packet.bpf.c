@@ -144,10 +144,15 @@ static __always_inline void count(struct pf_flow_state *f, struct pf_packet *p, 
   }
 }
 
-/* `p`: zeroed. 0: of no concern, let it pass. */
-static __always_inline struct pf_control *unpack(struct __sk_buff *skb, struct pf_packet *p, u32 incoming) {
+/* What a tail-called program begins with: it has nothing of its caller's but the words that are kept with the packet.
+ * 0: of no concern, let it pass. */
+static __always_inline struct pf_control *called(struct __sk_buff *skb, struct pf_packet *p, u32 *incoming) {
+  __builtin_memset(p, 0, sizeof(*p));
+  u32 direction = skb->cb[0];
+  asm volatile("%0 &= 1" : "+r"(direction));
+  *incoming = direction;
   struct pf_control *c = control();
-  if (!c || parse_packet(skb, p, incoming)) return 0;
+  if (!c || parse_packet(skb, p, direction)) return 0;
   p->cookie = bpf_get_socket_cookie(skb);
   return c;
 }
@@ -341,10 +346,8 @@ static __always_inline void to_packet(struct __sk_buff *skb, struct pf_control *
 /* A packet that passes, and with which there is something to do. */
 int on_packet(struct __sk_buff *skb) {
   struct pf_packet p;
-  __builtin_memset(&p, 0, sizeof(p));
-  u32 incoming = skb->cb[0];
-  asm volatile("%0 &= 1" : "+r"(incoming));
-  struct pf_control *c = unpack(skb, &p, incoming);
+  u32 incoming = 0;
+  struct pf_control *c = called(skb, &p, &incoming);
   if (!c) return 1;
   u32 slot = 0;
   struct pf_flow_state *f = flow_of(skb, &p, &slot);
@@ -383,10 +386,8 @@ int on_packet(struct __sk_buff *skb) {
 /* Its first bytes are sent. */
 int on_payload(struct __sk_buff *skb) {
   struct pf_packet p;
-  __builtin_memset(&p, 0, sizeof(p));
-  u32 incoming = skb->cb[0];
-  asm volatile("%0 &= 1" : "+r"(incoming));
-  struct pf_control *c = unpack(skb, &p, incoming);
+  u32 incoming = 0;
+  struct pf_control *c = called(skb, &p, &incoming);
   if (!c) return 1;
   u32 slot = 0;
   struct pf_flow_state *f = flow_of(skb, &p, &slot);

@@ -15,9 +15,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sensor import configfile
+from sensor.configcontrol import Control, control_problems
 from sensor.configdetect import DetectSettings, detect_problems
 from sensor.configfile import KeyPath, Problem, found
 from sensor.confignetwork import DeniedProtocol, Dns, Egress, Flows, dns_problems, egress_problems, flow_problems
+from sensor.configquarantine import Quarantine, quarantine_problems
 from sensor.errors import HostError
 
 DeviceClassName = Literal[
@@ -104,6 +106,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     detect: DetectSettings = DetectSettings()
     metrics: Metrics = Metrics()
     log: Log = Log()
+    control: Control = Control()
+    quarantine: Quarantine = Quarantine()
 
 
 PREFIX_BYTES, SUFFIX_BYTES = 64, 32  # what the matcher in the kernel compares of a cgroup's name
@@ -157,6 +161,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from dns_problems(config.dns)
     yield from flow_problems(config.flows)
     yield from detect_problems(config.detect)
+    yield from control_problems(config.control)
+    yield from quarantine_problems(config.quarantine)
     if (expected := _listen_problem(config.metrics.listen)) is not None:
         yield Problem(("metrics", "listen"), expected, found(config.metrics.listen))
 

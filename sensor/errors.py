@@ -11,7 +11,10 @@ PinfoldError
 │   └── RefusedError    the kernel refused a map, link or pin operation
 ├── ActError            a response could not be carried out
 │   └── NeverTouchError its target is on the never-touch list
-└── ClientError         the daemon's socket cannot be reached, or said no
+├── NotFoundError       no sandbox, quarantine or detection of that name: exit status 3
+├── DeniedError         who asks may not: exit status 4
+└── ClientError         the daemon's answer cannot be used
+    └── UnreachableError  it does not run, or does not answer: exit status 5
 """
 
 from __future__ import annotations
@@ -65,5 +68,17 @@ class NeverTouchError(ActError):
     pass
 
 
+class NotFoundError(PinfoldError):
+    exit_status = 3
+
+
+class DeniedError(PinfoldError):
+    exit_status = 4
+
+
 class ClientError(PinfoldError):
     pass
+
+
+class UnreachableError(ClientError):
+    exit_status = 5

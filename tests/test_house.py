@@ -19,7 +19,7 @@ MOST_LINES = 400
 LAYERS = (
     {"errors"},
     {"configfile", "events"},
-    {"configdetect", "confignetwork"},
+    {"configcontrol", "configdetect", "confignetwork", "configquarantine"},
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules"},
     {"detect", "respond", "trajectories"},
@@ -27,6 +27,7 @@ LAYERS = (
     {"network"},
     {"pipeline"},
     {"reports"},
+    {"operations"},
     {"daemon"},
     {"demo"},
     {"cli"},
@@ -35,7 +36,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events"}, "rules": {"errors", "events"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-_CORE = {"daemon", "kernel", "network", "pipeline", "reports"}
+_CORE = {"daemon", "kernel", "network", "operations", "pipeline", "reports"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {

@@ -27,6 +27,16 @@ static __always_inline u32 device_class(u32 kind, u32 major, u32 minor) {
   return kind == BPF_DEVCG_DEV_BLOCK ? PF_DEVICE_BLOCK : PF_DEVICE_OTHER;
 }
 
+/* One GPU of several, or any other single device. */
+static __always_inline int granted_alone(u32 class_id, u32 kind, u32 major, u32 minor) {
+  struct pf_grant_key key = {};
+  key.class_id = class_id;
+  key.kind = kind;
+  key.major = major;
+  key.minor = minor;
+  return bpf_map_lookup_elem(MAP(device_grants), &key) != 0;
+}
+
 static __always_inline void fill_device(struct pf_device_attempt *e, struct pf_repeat_key *key) {
   u32 *word = (u32 *)key->address;
   e->major = word[0];
@@ -84,7 +94,9 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   }
   struct pf_class *policy = bpf_map_lookup_elem(MAP(classes), &class_id);
   int granted = policy && (policy->granted_devices >> (class & 31) & 1);
+  if (policy && !granted && policy->single_devices) granted = granted_alone(class_id, kind, ctx->major, ctx->minor);
   int enforce = c->armed && policy && policy->enforce;
+  u32 quarantined = quarantine_of(c, process ? process->sandbox_id : sandbox->id) & PF_DENY_DEVICES;
 
   struct pf_repeat_key key = {};
   u32 *word = (u32 *)key.address;
@@ -97,12 +109,13 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   word[3] = class;
   key.protocol = granted;
   u32 verdict = granted ? PF_VERDICT_ALLOWED : enforce ? PF_VERDICT_REFUSED : PF_VERDICT_WOULD_REFUSE;
+  if (quarantined) verdict = PF_VERDICT_QUARANTINE;
 #ifdef PF_HAVE_GET_RETVAL
   key.bits = verdict | PF_KEY_DEVICE | (bpf_get_retval() ? PF_KEY_UNCONNECTED : 0);
 #else
   key.bits = verdict | PF_KEY_DEVICE | PF_KEY_PRIOR_UNKNOWN;
 #endif
-  int allow = verdict != PF_VERDICT_REFUSED;
+  int allow = verdict != PF_VERDICT_REFUSED && !quarantined;
 
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   if (r) {

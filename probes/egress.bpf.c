@@ -16,6 +16,11 @@ static __always_inline int is_local(u16 family, u8 *address) {
   return word[2] == bpf_htonl(0xffff) && (address[12] == 127 || word[3] == 0);
 }
 
+/* Loopback stays open to who has a network namespace of its own, if the operator wants it. */
+static __always_inline int cut_off(u32 deny, u16 family, u8 *address) {
+  return deny & PF_DENY_NETWORK && (deny & PF_DENY_LOOPBACK || !is_local(family, address));
+}
+
 static __always_inline int in_ranges(struct pf_egress *allowed, u16 port, u8 protocol) {
   for (int i = 0; i < PF_EGRESS_RANGES; i++) {
     if (i >= allowed->count) break;

@@ -249,6 +249,10 @@ static __always_inline u32 cut_now(struct pf_control *c, struct pf_sandbox *sand
 /* The verdict on a flow: found once, and again when a policy changed or while it is refused. 0: it must not be. */
 static __always_inline int judge(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_flow_state *f) {
   f->policy = c->policy;
+  if (cut_off(quarantine_of(c, f->sandbox_id), f->family, f->remote)) {
+    f->verdict = PF_VERDICT_QUARANTINE;
+    return 0;
+  }
   if (f->denied) return 0; /* cut for what it is: that stays */
   f->flags &= ~PF_FLOW_FLAG_CUT;
   f->verdict = PF_VERDICT_ALLOWED;

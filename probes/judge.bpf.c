@@ -133,10 +133,14 @@ static __always_inline int is_answer(struct __sk_buff *skb, struct pf_packet *p)
 }
 
 /* A packet that no entry of the table stands for: is it where its sandbox may not go, or what it may not say? */
-static __always_inline int judge_alone(struct __sk_buff *skb, struct pf_control *c, struct pf_packet *p, void *sk) {
+static __always_inline int judge_alone(struct __sk_buff *skb, struct pf_control *c, struct pf_packet *p, void *sk,
+                                       int incoming) {
   struct pf_stamp *stamp = stamp_of(p->cookie, 0);
   struct pf_sandbox *sandbox = stamp ? sandbox_by_id(stamp->sandbox_id) : sandbox_above(cgroup_of(sk));
   if (!sandbox) return 1;
+  if (cut_off(quarantine_of(c, sandbox->id), p->family, p->remote))
+    return p->protocol == 6 && p->tcp_flags & PF_TCP_RST && !p->length;
+  if (incoming) return 1;
   struct pf_class *policy = class_of(sandbox);
   if (!policy || !policy->enforce || !c->armed) return 1;
   /* Data in a SYN (TCP Fast Open) would leave before there is a flow. The SYN that is sent again has none. */
@@ -173,9 +177,9 @@ int on_judge(struct __sk_buff *skb) {
       return reset;
   }
   int known = f->flags & PF_FLOW_FLAG_CUT;
-  if (f->policy != c->policy || f->verdict == PF_VERDICT_EGRESS) judge(c, sandbox, f);
+  if (f->policy != c->policy || refused(f)) judge(c, sandbox, f);
   u32 denied = cut_now(c, sandbox);
-  int stopped = f->verdict == PF_VERDICT_EGRESS || (f->denied && denied >> (f->denied & 31) & 1);
+  int stopped = refused(f) || (f->denied && denied >> (f->denied & 31) & 1);
   int wireguard = !stopped && !incoming && denied >> PF_PREFIX_WIREGUARD & 1 && is_wireguard(skb, &p);
   if (wireguard) cut_flow(f, PF_PREFIX_WIREGUARD);
   /* A flow that is cut while it is only counted would keep its socket. */
@@ -198,7 +202,8 @@ int on_adopt(struct __sk_buff *skb) {
   if (!f) {
     int odd = p.protocol == 17 || (p.tcp_flags & PF_TCP_SYN && p.length);
     f = adopt(skb, c, &p, &slot, incoming, sk);
-    if (!f) return incoming || !(c->egress_any || odd) ? 1 : judge_alone(skb, c, &p, sk);
+    if (!f && c->judges_packets & PF_JUDGES_QUARANTINE) return judge_alone(skb, c, &p, sk, incoming);
+    if (!f) return incoming || !(c->egress_any || odd) ? 1 : judge_alone(skb, c, &p, sk, 0);
   }
   if (!incoming && f->automaton) tail_call(skb, MAP(packet_programs), PF_PROGRAM_FEED);
   to_packet(skb, c, f);

@@ -336,8 +336,12 @@ static __always_inline void tell_now(struct __sk_buff *skb, struct pf_control *c
   tell_flow(c, sandbox, f, slot, phase, PF_END_NONE, PF_PRIORITY_URGENT);
 }
 
+static __always_inline int refused(struct pf_flow_state *f) {
+  return f->verdict == PF_VERDICT_EGRESS || f->verdict == PF_VERDICT_QUARANTINE;
+}
+
 static __always_inline void to_packet(struct __sk_buff *skb, struct pf_control *c, struct pf_flow_state *f) {
-  if (c->judges_packets || f->policy != c->policy || f->verdict == PF_VERDICT_EGRESS || f->denied)
+  if (c->judges_packets || f->policy != c->policy || refused(f) || f->denied)
     tail_call(skb, MAP(packet_programs), PF_PROGRAM_JUDGE);
   else
     tail_call(skb, MAP(packet_programs), PF_PROGRAM_PACKET);
@@ -438,7 +442,7 @@ static __always_inline int count_packet(struct __sk_buff *skb, int incoming) {
   }
   if (!f->sandbox_id) return 1;
   u64 now = coarse_now();
-  if (f->policy != c->policy || f->verdict == PF_VERDICT_EGRESS || f->denied || PF_IS_DNS(f)) goto look;
+  if (f->policy != c->policy || refused(f) || f->denied || PF_IS_DNS(f)) goto look;
   if (!f->told_ns && since(now, f->started_ns) > c->flow_late_ns) goto look;
   if (!incoming && p.length && f->automaton) {
     tail_call(skb, MAP(packet_programs), PF_PROGRAM_FEED);

@@ -7,9 +7,13 @@
 #define PF_SCRATCH_BYTES 8192
 struct pf_exec_scratch {
   volatile u64 at; /* where the next byte of data goes */
+  struct pf_executable_key key;
   struct pf_exec exec;
   char data[PF_SCRATCH_BYTES];
 };
+
+#define PF_LISTED 1 /* in the map executables: it may not run */
+#define PF_SHELL 2  /* it is a shell */
 
 static __always_inline int take_slot(u32 *slot) {
   u8 one = 1;
@@ -191,8 +195,52 @@ static __always_inline u64 read_argv(struct pf_exec_scratch *s, void *task) {
   return length;
 }
 
+/* What is in the trie of its path, PF_LISTED and PF_SHELL. Zeroes behind a short path end it. */
+static __always_inline u32 listed(struct pf_exec_scratch *s, u32 class_id, u64 at) {
+  struct pf_executable_key *key = &s->key;
+  key->prefix = 32 + 8 * sizeof(key->path);
+  key->class_id = bpf_htonl(class_id);
+  u32 length = s->exec.image_path_len;
+  __builtin_memset(key->path, 0, sizeof(key->path));
+  if (length > sizeof(key->path)) length = sizeof(key->path);
+  asm volatile("%0 &= 127" : "+r"(length));
+  asm volatile("%0 &= 0x1fff" : "+r"(at));
+  if (at > PF_SCRATCH_BYTES - sizeof(s->exec) - sizeof(key->path) || !length || length > sizeof(key->path)) return 0;
+  read_kernel(key->path, length, &s->data[at]);
+  u32 *found = bpf_map_lookup_elem(MAP(executables), key);
+  return found ? *found : 0;
+}
+
+static __always_inline u8 denied_exec(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_exec_scratch *s,
+                                      void *file, u64 path_at) {
+  if (quarantine_of(c, sandbox->id) & PF_DENY_EXEC) return PF_EXEC_DENIED_QUARANTINE;
+  struct pf_class *policy = class_of(sandbox);
+  if (!policy || !policy->denied_execs) return PF_EXEC_DENIED_NOT;
+  u32 denied = policy->denied_execs;
+  struct pf_exec *e = &s->exec;
+  if (denied >> PF_EXEC_DENIED_MEMFD & 1 && e->file_flags & PF_FILE_MEMFD) return PF_EXEC_DENIED_MEMFD;
+  if (denied >> PF_EXEC_DENIED_DELETED & 1 && e->file_flags & PF_FILE_DELETED) return PF_EXEC_DENIED_DELETED;
+  if (denied >> PF_EXEC_DENIED_WRITTEN & 1 && sandbox->born_ns) {
+    /* The change time, which nobody inside can set: its seconds, so that what is written in the first is let pass. */
+    void *inode = 0;
+    u64 changed = 0;
+    READ(inode, file, file, f_inode);
+    READ(changed, inode, inode, i_ctime_sec);
+    if (changed > (sandbox->born_ns + policy->realtime_ns) / 1000000000) return PF_EXEC_DENIED_WRITTEN;
+  }
+  if (denied & (1 << PF_EXEC_DENIED_LISTED | 1 << PF_EXEC_DENIED_SHELL)) {
+    u32 found = listed(s, sandbox->class_id, path_at);
+    if (denied >> PF_EXEC_DENIED_LISTED & 1 && found & PF_LISTED) return PF_EXEC_DENIED_LISTED;
+    int socket = e->stdin_kind == PF_STREAM_SOCKET || e->stdout_kind == PF_STREAM_SOCKET ||
+                 e->stderr_kind == PF_STREAM_SOCKET;
+    if (denied >> PF_EXEC_DENIED_SHELL & 1 && found & PF_SHELL && socket) return PF_EXEC_DENIED_SHELL;
+  }
+  return PF_EXEC_DENIED_NOT;
+}
+
+/* 0: the ring has it. Sets *kill where it must not run. */
 static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_process *process,
-                                     void *task, void *bprm, struct pf_exec_scratch *s) {
+                                     void *task, void *bprm, struct pf_exec_scratch *s, int *kill) {
   struct pf_exec *e = &s->exec;
   void *cred = 0, *parent = 0, *file = 0, *dentry = 0, *mnt = 0, *fs = 0, *filename = 0;
   __builtin_memset(e, 0, sizeof(*e));
@@ -224,12 +272,19 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   s->at = e->argv_len;
   READ(filename, bprm, linux_binprm, filename);
   e->filename_len = append_name(s, filename);
+  u64 path_at = s->at;
   e->image_path_len = walk_path(s, dentry, mnt, PF_FILE_IMAGE_CUT);
   READ(fs, task, task_struct, fs);
   read_kernel(&dentry, sizeof(dentry), fs + PF_AT_fs_struct__pwd + PF_AT_path__dentry);
   read_kernel(&mnt, sizeof(mnt), fs + PF_AT_fs_struct__pwd + PF_AT_path__mnt);
   e->cwd_path_len = walk_path(s, dentry, mnt, PF_FILE_CWD_CUT);
 
+  e->denied = denied_exec(c, sandbox, s, file, path_at);
+  if (e->denied) {
+    struct pf_class *policy = class_of(sandbox);
+    *kill = e->denied == PF_EXEC_DENIED_QUARANTINE || (c->armed && policy && policy->enforce);
+    if (*kill) e->header.flags |= PF_FLAG_KILLED;
+  }
   u64 size = sizeof(*e) + cursor(s);
   e->header.size = size;
   return send(c, sandbox, e, size, PF_PRIORITY_URGENT);
@@ -248,17 +303,17 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     process->repeats = 0;
   }
   u32 slot = 0;
-  int failed = -1;
+  int failed = -1, kill = 0;
   if (take_slot(&slot) == 0) {
     struct pf_exec_scratch *s = bpf_map_lookup_elem(MAP(exec_scratch), &slot);
-    if (s) failed = send_exec(c, sandbox, process, (void *)ctx->args[0], (void *)ctx->args[2], s);
+    if (s) failed = send_exec(c, sandbox, process, (void *)ctx->args[0], (void *)ctx->args[2], s, &kill);
     bpf_map_delete_elem(MAP(exec_slots), &slot);
   } else {
     count_lost(sandbox, PF_LOSS_SCRATCH);
   }
   /* No hook can refuse an exec without LSM. A signal sent here lands before the new program's first
    * instruction in user space. */
-  if (failed && must_refuse_unrecorded(c, sandbox)) bpf_send_signal(9);
+  if (kill || (failed && must_refuse_unrecorded(c, sandbox))) bpf_send_signal(9);
   return 0;
 }
 

@@ -59,7 +59,11 @@ static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_s
 }
 
 /* `owner`: the sandbox that made the socket, else the one that uses it. */
-static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e, u64 owner) {
+static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e, u64 owner, u64 user) {
+  if (cut_off(quarantine_of(c, owner) | quarantine_of(c, user), e->family, e->address)) {
+    e->verdict = PF_VERDICT_QUARANTINE;
+    return 0;
+  }
   if (c->protected_port && e->protocol == 6 && e->port == c->protected_port && is_local(e->family, e->address)) {
     e->verdict = PF_VERDICT_PROTECTED;
     return 0;
@@ -110,7 +114,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
     address[2] = ctx->user_ip6[2];
     address[3] = ctx->user_ip6[3];
   }
-  int allow = decide_connect(c, &e, owner);
+  int allow = decide_connect(c, &e, owner, process ? process->sandbox_id : owner);
 
   struct pf_repeat_key key = {};
   key.exec_id = process ? process->exec_id : 0;
@@ -190,6 +194,7 @@ static __always_inline int send_repeat_unix(struct pf_control *c, struct pf_sand
   record.e.first_ns = r->first_ns;
   record.e.last_ns = r->last_ns;
   record.e.uid = r->uid;
+  record.e.verdict = key->verdict;
   record.e.target_len = key->length & 127;
   __builtin_memcpy(record.target, key->target, 112);
   r->sent_ns = now;
@@ -219,6 +224,10 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   key.exec_id = process ? process->exec_id : 0;
   key.tgid = tgid;
   key.length = length;
+  /* Behind a unix socket may be whoever does for it what it may not: a container runtime, a proxy. */
+  u32 refused = (quarantine_of(c, sandbox->id) & (PF_DENY_NETWORK | PF_DENY_LOOPBACK)) ==
+                (PF_DENY_NETWORK | PF_DENY_LOOPBACK);
+  key.verdict = refused ? PF_VERDICT_QUARANTINE : PF_VERDICT_ALLOWED;
   asm volatile("%0 &= 127" : "+r"(length));
   if (length > 108) length = 108;
   read_kernel(key.target, length, address + 2);
@@ -226,7 +235,7 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   if (r && !(process && just_inverted(c, family_of(process->family)))) {
     u64 due = count_repeat(c, r);
     if (due) send_repeat_unix(c, sandbox, &key, r, due);
-    return 1;
+    return !refused;
   }
   u64 now = bpf_ktime_get_ns();
   struct pf_unix_record record;
@@ -237,9 +246,11 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   record.e.last_ns = now;
   record.e.uid = bpf_get_current_uid_gid();
   record.e.target_len = key.length;
+  record.e.verdict = key.verdict;
   __builtin_memcpy(record.target, key.target, 112);
-  if (send(c, sandbox, &record, sizeof(record), PF_PRIORITY_URGENT)) return !must_refuse_unrecorded(c, sandbox);
-  if (r || !process || process->repeats >= PF_REPEATS_PER_PROCESS) return 1;
+  if (send(c, sandbox, &record, sizeof(record), PF_PRIORITY_URGENT))
+    return !refused && !must_refuse_unrecorded(c, sandbox);
+  if (r || !process || process->repeats >= PF_REPEATS_PER_PROCESS) return !refused;
   process->repeats += 1;
   struct pf_repeat fresh = {};
   fresh.sent_ns = now;
@@ -248,6 +259,6 @@ int on_connect_unix(struct bpf_sock_addr *ctx) {
   fresh.uid = record.e.uid;
   fresh.tid = id;
   if (bpf_map_update_elem(MAP(unix_repeats), &key, &fresh, BPF_NOEXIST)) count_lost(sandbox, PF_LOSS_REPEATS_FULL);
-  return 1;
+  return !refused;
 }
 #endif

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sensor.bpf import attach, features, libbpf, objects, steps
+from sensor.bpf.denials import JUDGES_POLICY, JUDGES_QUARANTINE, Denials
 from sensor.bpf.maps import Sizes
 from sensor.bpf.objects import Generation, Handle
 from sensor.bpf.ring import Ring
@@ -21,7 +22,7 @@ from sensor.errors import HostError, RefusedError
 from sensor.events.layouts import ABI, Cgroup, Type
 from sensor.respond import prefixes
 from sensor.respond.egress import egress_entries
-from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, kernel_classes
+from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
 
@@ -41,6 +42,7 @@ class Kernel:
         self._config = config
         base = objects.ensure_base(config.paths.bpffs, config.instance)
         self.handle = Handle(base)
+        self.denials = Denials(self.handle)
         self._sizes = _sizes(config)
         self.features = features.chosen()
         abi = objects.abi_digest(self._sizes, self.features)
@@ -50,6 +52,7 @@ class Kernel:
         self.older = objects.others(base, self.generation)
         self.tables = Tables(self.generation)
         self.ring = ring_of(self.generation)
+        self._numbers = self.tables.class_names()
         self._patterns: list[tuple[str, int]] = []
         self._plan = steps.compile_patterns([])
         self._devices = ""
@@ -62,16 +65,17 @@ class Kernel:
 
     def configure(self, config: Config) -> None:
         """Policy, patterns and devices, as `config` has them. Also for a reload."""
-        classes = kernel_classes(config)
-        index = {entry.name: entry.index for entry in classes}
+        index = class_index(config, self._numbers)
+        classes = kernel_classes(config, index)
         patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
         plan = steps.compile_patterns(patterns)
         # Nothing is kept of a configuration that is refused up to here.
         self._config, self._patterns, self._plan = config, patterns, plan
+        self._numbers = {name: number for name, number in self._numbers.items() if number not in index.values()} | index
         # What is denied is in the maps before a class says that it asks there.
         if any(entry.denied_protocols for entry in classes):
             self.tables.write_automaton(prefixes.automaton())
-        self.tables.write_egress(egress_entries(config))
+        self.tables.write_egress(egress_entries(config, index))
         self.tables.write_classes((entry.index, _class_entry(entry)) for entry in classes)
         self._limited = any(entry.egress for entry in classes)
         self._judging = self._limited or any(entry.denied_protocols for entry in classes)
@@ -156,7 +160,8 @@ class Kernel:
             "pause_ns": flows.pause_ms * 1_000_000,
             "inversion_ns": flows.after_inversion_ms * 1_000_000,
             "egress_any": int(self._limited),
-            "judges_packets": int(self._judging),
+            "judges_packets": self.handle.read().judges_packets & JUDGES_QUARANTINE
+            | (JUDGES_POLICY if self._judging else 0),
             # Any other number than before: every flow is judged again.
             "policy": time.monotonic_ns(),
         }
@@ -220,6 +225,8 @@ def _class_entry(entry: KernelClass) -> Class:
         denied_protocols=entry.denied_protocols,
         egress_limited=entry.egress,
         egress_names=entry.egress_names,
+        realtime_ns=time.time_ns() - time.monotonic_ns(),
+        name=entry.name.encode().ljust(32, b"\0"),
     )
 
 

@@ -43,7 +43,7 @@ CATEGORIES = (
 )  # fmt: skip
 ACTIONS = ("kill", "kill-sandbox")
 OUTCOMES = ("done", "would", "gone", "never_touch", "failed")
-VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress")
+VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress", "quarantine")
 SOCKETS = ("destroyed", "gone", "unsupported", "failed")
 BEHAVIORS = (
     "relay", "reverse_shell", "beacon", "mining_session", "fan_out", "idle_tunnel", "tun_flow", "dns_tunnel",

@@ -9,7 +9,7 @@
 #pragma once
 
 /* Bump when a layout or the meaning of a member changes. */
-#define PF_ABI 3
+#define PF_ABI 4
 
 enum pf_type {
   PF_TYPE_EXEC = 1,
@@ -30,7 +30,7 @@ enum pf_type {
 /* Set in pf_header.flags. */
 enum pf_flag {
   PF_FLAG_REPEAT = 1,      /* `count` further attempts like one already sent, from first_ns to last_ns */
-  PF_FLAG_KILLED = 2,      /* the probe answered with SIGKILL, since the action could not be recorded */
+  PF_FLAG_KILLED = 2,      /* the probe answered with SIGKILL: the policy denies it, see pf_exec.denied */
   PF_FLAG_MIGRATED = 4,    /* the task's cgroup is outside its (sticky) sandbox */
   PF_FLAG_CLONE_INTO = 8,  /* fork: the child was born in another cgroup than its parent's */
 };
@@ -44,6 +44,18 @@ enum pf_verdict {
   PF_VERDICT_PROTECTED = 4,      /* refused: one of the sensor's own ports */
   PF_VERDICT_EGRESS = 5,         /* refused: the class's egress list does not have it */
   PF_VERDICT_WOULD_EGRESS = 6,   /* monitor mode: the list does not have it, nothing was refused */
+  PF_VERDICT_QUARANTINE = 7,     /* refused: its sandbox is quarantined */
+};
+
+/* Why an exec must not be. In monitor mode it is told all the same. */
+enum pf_exec_denied {
+  PF_EXEC_DENIED_NOT = 0,
+  PF_EXEC_DENIED_QUARANTINE = 1,      /* its sandbox is quarantined */
+  PF_EXEC_DENIED_LISTED = 2,          /* its path, or the last part of it */
+  PF_EXEC_DENIED_MEMFD = 3,
+  PF_EXEC_DENIED_DELETED = 4,
+  PF_EXEC_DENIED_WRITTEN = 5,         /* made or changed since its sandbox was born: it is not of the image */
+  PF_EXEC_DENIED_SHELL = 6,           /* a shell one of whose standard streams is a socket */
 };
 
 /* When a flow's record was made. */
@@ -184,7 +196,8 @@ struct pf_exec {
   u8 stdin_kind;         /* enum pf_stream */
   u8 stdout_kind;
   u8 stderr_kind;
-  u8 pad[5];
+  u8 denied;             /* enum pf_exec_denied; with PF_FLAG_KILLED it was answered with SIGKILL */
+  u8 pad[4];
   u16 argv_len;          /* NUL-separated, at most PF_ARGV_MAX bytes */
   u16 filename_len;      /* as invoked: what execve was given */
   u16 image_path_len;    /* the file that was mapped: for a script, its interpreter */

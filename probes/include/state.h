@@ -18,9 +18,12 @@ struct pf_control {
   u64 inversion_ns;        /* for this long after one, its owner's connects and flows are told in full */
   u64 policy;              /* changes with every change of an egress list or a denied protocol */
   u64 egress_any;          /* some class limits where its sandboxes may go */
-  u64 judges_packets;      /* some class does, or denies a protocol: packets without payload are looked at too */
+  u64 judges_packets;      /* PF_JUDGES_…: packets without payload are looked at too */
   u64 untracked;           /* processes that found no room in the map: whoever has no entry is looked for by its cgroups */
 };
+
+#define PF_JUDGES_POLICY 1 /* some class limits where its sandboxes may go, or denies a protocol */
+#define PF_JUDGES_QUARANTINE 2 /* the map quarantines has entries */
 
 struct pf_class {
   u32 enforce;             /* 0: monitor */
@@ -29,6 +32,39 @@ struct pf_class {
   u32 denied_protocols;    /* a bit for each enum pf_prefix */
   u32 egress_limited;      /* only what the maps egress and egress_names have may be reached */
   u32 egress_names;        /* its list has names: a connect shortly after a DNS answer is left to the packets */
+  u32 denied_execs;        /* a bit for each enum pf_exec_denied */
+  u32 single_devices;      /* the map device_grants has entries of this class */
+  u64 realtime_ns;         /* CLOCK_REALTIME less CLOCK_MONOTONIC, for times of files */
+  u8 name[32];             /* so that a class keeps its number over restarts and reloads */
+};
+
+/* Key: sandbox id. One map of all generations, beside `control`: what is denied here holds with the sensor dead, and
+ * while a new generation takes over from an old one. */
+struct pf_quarantine {
+  u32 deny;                /* PF_DENY_… */
+  u32 pad;
+  u64 since_ns;
+};
+
+#define PF_DENY_NETWORK 1
+#define PF_DENY_LOOPBACK 2
+#define PF_DENY_DEVICES 4
+#define PF_DENY_EXEC 8
+
+/* Key: a device that a class may open though its kind is not granted. */
+struct pf_grant_key {
+  u32 class_id;
+  u32 kind;
+  u32 major;
+  u32 minor;
+};
+
+/* Key of the LPM trie executables: the names of a path, the last one first, each ended by NUL, as the probes walk it.
+ * So `nc` anywhere is a prefix, and a whole path ends with the root's two NULs. */
+struct pf_executable_key {
+  u32 prefix;              /* bits */
+  u32 class_id;            /* big-endian */
+  u8 path[120];
 };
 
 /* Key: cgroup id of the outermost cgroup of a sandbox. Nested cgroups have no entry. */

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from sensor.bpf.btf import Btf
 
+# Seconds first, in each: "fs: turn inode ctime fields into discrete integers" (6.11); "fs: rename i_atime and i_mtime
+# fields" and its like for i_ctime (6.6).
+_CHANGED = ("i_ctime_sec", "__i_ctime", "i_ctime")
 # struct → its members; a tuple holds a member's newer name first.
 MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "task_struct": (
@@ -45,7 +48,7 @@ MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     "path": ("mnt", "dentry"),
     "dentry": ("d_parent", "d_name"),
     "qstr": ("name",),
-    "inode": ("i_ino", "i_mode", "i_uid", "i_gid", "i_sb", "i_nlink", "i_rdev"),
+    "inode": ("i_ino", "i_mode", "i_uid", "i_gid", "i_sb", "i_nlink", "i_rdev", _CHANGED),
     "sock": ("sk_socket", "sk_cgrp_data"),
     "sock_common": ("skc_net",),
     "sock_cgroup_data": ("cgroup",),

@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True):
 
     folder: str
     generation: int
-    control: str  # pin of the control map
+    shared: str  # the folder in which the maps that all generations share are pinned
     headers: str  # an empty folder for the header tree; the caller removes it, since LLVM may end this process
     sizes: maps.Sizes
     features: tuple[str, ...]
@@ -60,7 +60,7 @@ def import_bcc() -> Any:
 def compile_and_pin(request: Request) -> None:
     folder = Path(request.folder)
     folder.mkdir(mode=0o700)
-    descriptors = {"control": libbpf.get(Path(request.control))}
+    descriptors = {name: libbpf.get(Path(request.shared) / name) for name in maps.SHARED}
     with _beside(lambda: headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)):
         bcc = import_bcc()
         for name, definition in maps.definitions(request.sizes).items():

@@ -11,7 +11,7 @@ from sensor.bpf.libbpf import MapType
 from sensor.bpf.state import SIZES
 from sensor.events.layouts import Loss
 
-EXEC_SCRATCH = 8 + 176 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
+EXEC_SCRATCH = 8 + SIZES["pf_executable_key"] + 176 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
 # PF_DEVICE_… in probes/device.bpf.c
@@ -24,6 +24,9 @@ FAMILIES = 16384  # program images that dialled, or on whose flow data came in a
 AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/judge.bpf.c
 EGRESS_ENTRIES = 65536
 EGRESS_NAMES = 65536
+EXECUTABLES = 16384
+DEVICE_GRANTS = 4096
+MOST_QUARANTINES = 65536
 
 
 class Sizes(Struct, frozen=True):
@@ -75,11 +78,16 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "families": Map(MapType.LRU_HASH, 8, SIZES["pf_family"], FAMILIES),
         "automaton": Map(MapType.ARRAY, 4, SIZES["pf_automaton"], AUTOMATON_STATES),
         "egress": Map(MapType.LPM_TRIE, SIZES["pf_egress_key"], SIZES["pf_egress"], EGRESS_ENTRIES, late),
+        "executables": Map(MapType.LPM_TRIE, SIZES["pf_executable_key"], 4, EXECUTABLES, late),
+        "device_grants": Map(MapType.HASH, SIZES["pf_grant_key"], 4, DEVICE_GRANTS, late),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
     }
 
 
 CONTROL = Map(MapType.ARRAY, 4, SIZES["pf_control"], 1)
+QUARANTINES = Map(MapType.HASH, 8, SIZES["pf_quarantine"], MOST_QUARANTINES, libbpf.F_NO_PREALLOC)
+# Those that all generations share, pinned beside their folders.
+SHARED = {"control": CONTROL, "quarantines": QUARANTINES}
 
 
 def create(name: str, definition: Map) -> int:

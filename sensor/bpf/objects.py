@@ -1,6 +1,6 @@
 """The pinned objects: finding those of an earlier run, making new ones beside them, switching, removing.
 
-    <bpffs>/<instance>/control                         one entry, shared by all generations
+    <bpffs>/<instance>/control, quarantines            shared by all generations
     <bpffs>/<instance>/gen-<number>-<layout>-<abi>/    map-<name>  program-<name>  link-<program>…
 
 A folder whose abi is ours is taken over as it is. Otherwise a new one is made and attached while the old
@@ -87,20 +87,33 @@ def abi_digest(sizes: maps.Sizes, features: tuple[str, ...]) -> str:
 
 
 class Handle:
-    """The control entry: what acts, and whether it may refuse."""
+    """What all generations share: the control entry, which says what acts and whether it may refuse, and the map of
+    quarantines."""
 
     def __init__(self, base: Path) -> None:
-        path = base / "control"
-        if path.exists():
-            self.descriptor = libbpf.get(path)
-            if libbpf.map_value_size(self.descriptor) != maps.CONTROL.value:
-                raise HostError(
-                    f"{path} is of another version of pinfold, and what it enforces cannot be taken over: "
-                    f"stop that one, then rm -r {base}"
-                )
-        else:
-            self.descriptor = maps.create("control", maps.CONTROL)
-            libbpf.pin(self.descriptor, path)
+        self._base = base
+        self._shared: dict[str, int] = {}
+        self.descriptor = self.shared("control")
+
+    def shared(self, name: str) -> int:
+        """A descriptor of one of maps.SHARED, made where it is missing. Raises HostError, RefusedError."""
+        if name not in self._shared:
+            self._shared[name] = self._open(name)
+        return self._shared[name]
+
+    def _open(self, name: str) -> int:
+        path, definition = self._base / name, maps.SHARED[name]
+        if not path.exists():
+            descriptor = maps.create(name, definition)
+            libbpf.pin(descriptor, path)
+            return descriptor
+        descriptor = libbpf.get(path)
+        if libbpf.map_value_size(descriptor) != definition.value:
+            raise HostError(
+                f"{path} is of another version of pinfold, and what it enforces cannot be taken over: "
+                f"stop that one, then rm -r {self._base}"
+            )
+        return descriptor
 
     def read(self) -> Control:
         data = libbpf.lookup(self.descriptor, _ZERO, maps.CONTROL.value)
@@ -166,7 +179,7 @@ def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) ->
     number = time.time_ns()
     draft = base / f"tmp-{number:x}"
     with tempfile.TemporaryDirectory(prefix="pinfold-headers-") as tree:
-        request = Request(str(draft), number, str(base / "control"), tree, sizes, features)
+        request = Request(str(draft), number, str(base), tree, sizes, features)
         try:
             child = subprocess.run(
                 [sys.executable, "-P", "-m", "sensor.bpf.loader"],

@@ -56,11 +56,11 @@ class Control(Struct, frozen=True, gc=False):
         return Control(*_PF_CONTROL.unpack(data))
 
 
-_PF_CLASS = PackedStruct("<IIIIII")
+_PF_CLASS = PackedStruct("<IIIIIIIIQ32s")
 
 
 class Class(Struct, frozen=True, gc=False):
-    """A `struct pf_class`: 24 bytes. Arrays are bytes."""
+    """A `struct pf_class`: 72 bytes. Arrays are bytes."""
 
     enforce: int = 0
     granted_devices: int = 0
@@ -68,6 +68,10 @@ class Class(Struct, frozen=True, gc=False):
     denied_protocols: int = 0
     egress_limited: int = 0
     egress_names: int = 0
+    denied_execs: int = 0
+    single_devices: int = 0
+    realtime_ns: int = 0
+    name: bytes = bytes(32)
 
     def pack(self) -> bytes:
         return _PF_CLASS.pack(
@@ -77,11 +81,81 @@ class Class(Struct, frozen=True, gc=False):
             self.denied_protocols,
             self.egress_limited,
             self.egress_names,
+            self.denied_execs,
+            self.single_devices,
+            self.realtime_ns,
+            self.name,
         )
 
     @staticmethod
     def unpack(data: bytes) -> Class:
         return Class(*_PF_CLASS.unpack(data))
+
+
+_PF_QUARANTINE = PackedStruct("<I4xQ")
+
+
+class Quarantine(Struct, frozen=True, gc=False):
+    """A `struct pf_quarantine`: 16 bytes. Arrays are bytes."""
+
+    deny: int = 0
+    since_ns: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_QUARANTINE.pack(
+            self.deny,
+            self.since_ns,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Quarantine:
+        return Quarantine(*_PF_QUARANTINE.unpack(data))
+
+
+_PF_GRANT_KEY = PackedStruct("<IIII")
+
+
+class GrantKey(Struct, frozen=True, gc=False):
+    """A `struct pf_grant_key`: 16 bytes. Arrays are bytes."""
+
+    class_id: int = 0
+    kind: int = 0
+    major: int = 0
+    minor: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_GRANT_KEY.pack(
+            self.class_id,
+            self.kind,
+            self.major,
+            self.minor,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> GrantKey:
+        return GrantKey(*_PF_GRANT_KEY.unpack(data))
+
+
+_PF_EXECUTABLE_KEY = PackedStruct("<II120s")
+
+
+class ExecutableKey(Struct, frozen=True, gc=False):
+    """A `struct pf_executable_key`: 128 bytes. Arrays are bytes."""
+
+    prefix: int = 0
+    class_id: int = 0
+    path: bytes = bytes(120)
+
+    def pack(self) -> bytes:
+        return _PF_EXECUTABLE_KEY.pack(
+            self.prefix,
+            self.class_id,
+            self.path,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> ExecutableKey:
+        return ExecutableKey(*_PF_EXECUTABLE_KEY.unpack(data))
 
 
 _PF_SANDBOX = PackedStruct("<QQQQQQQ128sII")
@@ -656,7 +730,10 @@ class Name(Struct, frozen=True, gc=False):
 
 SIZES = {
     "pf_control": 120,
-    "pf_class": 24,
+    "pf_class": 72,
+    "pf_quarantine": 16,
+    "pf_grant_key": 16,
+    "pf_executable_key": 128,
     "pf_sandbox": 192,
     "pf_process": 40,
     "pf_step": 208,

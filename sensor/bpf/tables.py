@@ -12,7 +12,16 @@ from msgspec import Struct
 
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
-from sensor.bpf.maps import CHAR_CLASSES, CHAR_MAJORS, EGRESS_ENTRIES, LOW_MAJORS, LOW_MINORS
+from sensor.bpf.maps import (
+    CHAR_CLASSES,
+    CHAR_MAJORS,
+    CLASSES,
+    DEVICE_GRANTS,
+    EGRESS_ENTRIES,
+    EXECUTABLES,
+    LOW_MAJORS,
+    LOW_MINORS,
+)
 from sensor.bpf.objects import Generation
 from sensor.bpf.state import SIZES, DeviceKey, FlowState, FlushRequest, Peer, Process, Repeat, Sandbox, UnixKey
 from sensor.bpf.state import Class as KernelClassEntry
@@ -52,6 +61,15 @@ class Tables:
     def write_classes(self, classes: Iterable[tuple[int, KernelClassEntry]]) -> None:
         for index, entry in classes:
             libbpf.update(self._maps["classes"], pack("<I", index), entry.pack())
+
+    def class_names(self) -> dict[str, int]:
+        """The numbers that classes have: of an earlier run too, and of classes that are no more."""
+        found = {}
+        for index in range(CLASSES):
+            value = libbpf.lookup(self._maps["classes"], pack("<I", index), SIZES["pf_class"])
+            if value and (name := KernelClassEntry.unpack(value).name.rstrip(b"\0")):
+                found[name.decode("ascii", "replace")] = index
+        return found
 
     def write_devices(self, table: Sequence[tuple[int, int, int | None, int]]) -> None:
         """(kind, major, minor or None for all, device class) each; what is no longer in it is removed."""
@@ -93,11 +111,24 @@ class Tables:
     # Where sandboxes may go, and what they may speak.
 
     def write_egress(self, entries: Mapping[bytes, bytes]) -> None:
-        """The whole trie. What is new comes before what is old goes: what stays allowed is so all the time."""
-        descriptor = self._maps["egress"]
+        """The whole trie. What is new comes before what is old goes: what stays allowed is so all the time. And what
+        stays denied is: the longest prefix that is there meanwhile is the old list's or the new one's, or one of the
+        new one's whose ports are among those of its longest."""
+        self._write_whole("egress", SIZES["pf_egress_key"], entries, EGRESS_ENTRIES)
+
+    def write_executables(self, entries: Mapping[bytes, bytes]) -> None:
+        """The whole trie: struct pf_executable_key to PF_LISTED and PF_SHELL."""
+        self._write_whole("executables", SIZES["pf_executable_key"], entries, EXECUTABLES)
+
+    def write_grants(self, entries: Mapping[bytes, bytes]) -> None:
+        """All single devices: struct pf_grant_key to anything."""
+        self._write_whole("device_grants", SIZES["pf_grant_key"], entries, DEVICE_GRANTS)
+
+    def _write_whole(self, name: str, key_size: int, entries: Mapping[bytes, bytes], most: int) -> None:
+        descriptor = self._maps[name]
         for key, value in entries.items():
             libbpf.update(descriptor, key, value)
-        for key in libbpf.keys(descriptor, SIZES["pf_egress_key"], EGRESS_ENTRIES):
+        for key in libbpf.keys(descriptor, key_size, most):
             if key not in entries:
                 libbpf.delete(descriptor, key)
 

@@ -15,7 +15,7 @@ Entry = tuple[int, int, int | None, Device]
 
 NAMES = tuple(device.name.lower() for device in sorted(Device))
 BY_NAME = {name: Device(number) for number, name in enumerate(NAMES)}
-VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress")
+VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress", "quarantine")
 PRIOR_VERDICTS = ("allowed", "refused", "unknown")
 
 _MISC = 10

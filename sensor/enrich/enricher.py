@@ -34,6 +34,7 @@ from sensor.events.layouts import (
     ConnectUnix,
     DeviceAttempt,
     Exec,
+    ExecDenied,
     Exit,
     File,
     Flag,
@@ -43,6 +44,7 @@ from sensor.events.layouts import (
 )
 
 ENTRY_LINE_MAX = 1024
+DENIED = ("", *(reason.name.lower() for reason in sorted(ExecDenied) if reason))
 # class_id of a birth or death that is not a tracked sandbox's (probes/include/common.h)
 WATCHED = 0xFFFFFFFF
 UNTRACKED = 0xFFFFFFFE
@@ -257,6 +259,7 @@ class Enricher:
             r.net_ns,
             r.user_ns,
             r.flags & _KILLED != 0,
+            DENIED[r.denied] if r.denied < len(DENIED) else "unknown",
             stream_name(r.stdin_kind),
             stream_name(r.stdout_kind),
             stream_name(r.stderr_kind),

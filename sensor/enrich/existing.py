@@ -142,6 +142,7 @@ class ExistingScan:
             one.links.net_namespace,
             0,
             False,
+            "",
             *procfs.standard_streams(process.tgid),
         )
 

@@ -59,7 +59,8 @@ class ProcessCreation(Activity, frozen=True, gc=False):
     MountNamespace: int
     NetworkNamespace: int
     UserNamespace: int
-    Killed: bool  # by the probe, since it could not be recorded
+    Killed: bool  # by the probe, before its first instruction
+    DeniedBy: str  # quarantine, listed, memfd, deleted, written, shell; "" where nothing denies it
     StandardInput: str  # socket, pipe, pty, tty, null, device, file, other, "" where it is closed or unknown
     StandardOutput: str
     StandardError: str

@@ -10,7 +10,7 @@ from struct import Struct as PackedStruct
 from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview | mmap
-ABI = 3
+ABI = 4
 
 
 class ShortRecord(ValueError):
@@ -48,6 +48,17 @@ class Verdict(IntEnum):
     PROTECTED = 4
     EGRESS = 5
     WOULD_EGRESS = 6
+    QUARANTINE = 7
+
+
+class ExecDenied(IntEnum):
+    NOT = 0
+    QUARANTINE = 1
+    LISTED = 2
+    MEMFD = 3
+    DELETED = 4
+    WRITTEN = 5
+    SHELL = 6
 
 
 class Phase(IntEnum):
@@ -178,13 +189,14 @@ class Exec(Struct, frozen=True, gc=False):
     stdin_kind: int
     stdout_kind: int
     stderr_kind: int
+    denied: int
     argv: bytes
     filename: bytes
     image_path: bytes
     cwd_path: bytes
 
 
-_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQBBB5xHHHH")
+_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQBBBB4xHHHH")
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
@@ -222,6 +234,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         stdin_kind,
         stdout_kind,
         stderr_kind,
+        denied,
         argv_len,
         filename_len,
         image_path_len,
@@ -268,6 +281,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         stdin_kind,
         stdout_kind,
         stderr_kind,
+        denied,
         bytes(buffer[a0:a1]),
         bytes(buffer[a1:a2]),
         bytes(buffer[a2:a3]),

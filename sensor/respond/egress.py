@@ -32,7 +32,7 @@ from sensor.confignetwork import (
     ranges_of,
     truncated,
 )
-from sensor.respond.policy import DEFAULT_CLASS, class_index
+from sensor.respond.policy import DEFAULT_CLASS
 
 MOST_GRANTS = 65536  # entries of the map egress_names
 MOST_GRANTS_OF_SANDBOX = 1024
@@ -58,10 +58,10 @@ def compile_egress(class_id: int, egress: Egress) -> list[tuple[bytes, bytes]]:
     return [(_key(class_id, prefix), _ports(ranges).pack()) for prefix, ranges in prefixes(egress).items()]
 
 
-def egress_entries(config: Config) -> dict[bytes, bytes]:
-    """The whole trie, of all classes."""
+def egress_entries(config: Config, numbers: Mapping[str, int]) -> dict[bytes, bytes]:
+    """The whole trie, of all classes. `numbers`: of policy.class_index."""
     entries: dict[bytes, bytes] = {}
-    for name, class_id in class_index(config).items():
+    for name, class_id in numbers.items():
         entries.update(compile_egress(class_id, config.classes.get(name, SandboxClass()).egress))
     return entries
 

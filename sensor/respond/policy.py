@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from sensor.events.layouts import Device
 from sensor.respond import prefixes
 
 DEFAULT_CLASS = "default"
+MOST_CLASSES = 64  # places of the kernel's class map
 
 # Values of the members `mode` and `when_unrecorded` in the kernel's class map. Zero is the harmless
 # one of each, so that a map entry that was never written refuses and kills nothing.
@@ -49,13 +51,22 @@ def device_mask(granted: tuple[DeviceClassName, ...]) -> int:
     return mask
 
 
-def kernel_classes(config: Config) -> list[KernelClass]:
-    """All classes, `default` at index 0 and the others by name: the same configuration, the same numbers."""
-    return [_kernel_class(index, name, settings) for index, (name, settings) in enumerate(_ordered(config))]
+def kernel_classes(config: Config, numbers: Mapping[str, int]) -> list[KernelClass]:
+    """All classes, by the numbers of `class_index`."""
+    return [_kernel_class(numbers[name], name, settings) for name, settings in _ordered(config)]
 
 
-def class_index(config: Config) -> dict[str, int]:
-    return {name: index for index, (name, _) in enumerate(_ordered(config))}
+def class_index(config: Config, known: Mapping[str, int]) -> dict[str, int]:
+    """`default` is 0. A class keeps the number that it is known by: were numbers given anew, a sandbox would for an
+    instant have another class's policy. Those of classes that are no more are used again last."""
+    names = [name for name, _ in _ordered(config)]
+    numbers = {DEFAULT_CLASS: 0} | {name: known[name] for name in names if known.get(name)}
+    fresh = [index for index in range(1, MOST_CLASSES) if index not in known.values()]
+    gone = [index for name, index in known.items() if name not in numbers and index]
+    for name in names:
+        if name not in numbers:
+            numbers[name] = fresh.pop(0) if fresh else gone.pop(0)
+    return numbers
 
 
 class Policy:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sensor.bpf import maps, programs
+from sensor.bpf import maps, programs, state
 from sensor.bpf.libbpf import ProgType
 from sensor.bpf.maps import Sizes
 from sensor.enrich import enricher
@@ -60,8 +60,9 @@ def test_what_needs_a_feature_is_left_out_without_it() -> None:
 
 def test_every_map_that_the_probes_use_is_made() -> None:
     used = set(re.findall(r"\bMAP\((\w+)\)", SOURCE)) - {"name"}  # the macro's own definition
-    assert used - {"control"} <= set(maps.definitions(SIZES))
-    unused = set(maps.definitions(SIZES)) - used
+    made = set(maps.definitions(SIZES)) | set(maps.SHARED)
+    assert used <= made
+    unused = made - used
     assert not unused
 
 
@@ -77,8 +78,8 @@ def test_constants_that_stand_on_both_sides_are_the_same() -> None:
     assert defined["PF_WATCHED"] == enricher.WATCHED
     assert defined["PF_UNTRACKED"] == enricher.UNTRACKED
     record = compiled.layouts((compiled.INCLUDE / "events.h").read_text())["pf_exec"]
-    # u64 at; struct pf_exec exec; char data[PF_SCRATCH_BYTES];
-    assert 8 + record + defined["PF_SCRATCH_BYTES"] == maps.EXEC_SCRATCH
+    # u64 at; struct pf_executable_key key; struct pf_exec exec; char data[PF_SCRATCH_BYTES];
+    assert 8 + state.SIZES["pf_executable_key"] + record + defined["PF_SCRATCH_BYTES"] == maps.EXEC_SCRATCH
     assert defined["PF_ARGV_MAX"] >= 4096, "the documented bound"
 
 

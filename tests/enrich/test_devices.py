@@ -135,7 +135,7 @@ def test_names() -> None:
     assert class_name(250) == "other"
     assert [BY_NAME[class_name(device)] for device in Device] == list(Device)
     assert set(BY_NAME) >= GPU_CLASSES
-    verdicts = ["allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress"]
+    verdicts = ["allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress", "quarantine"]
     assert [verdict_name(v) for v in Verdict] == verdicts
     assert [verdict_name(77), prior_name(0), prior_name(1), prior_name(2), prior_name(9)] == [
         "unknown",

@@ -68,6 +68,7 @@ def process_creation(**fields: Any) -> ProcessCreation:
         "NetworkNamespace": 3,
         "UserNamespace": 4,
         "Killed": False,
+        "DeniedBy": "",
         "StandardInput": "null",
         "StandardOutput": "pipe",
         "StandardError": "socket",

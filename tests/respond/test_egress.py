@@ -33,6 +33,7 @@ from sensor.respond.egress import (
     egress_entries,
     matches,
 )
+from sensor.respond.policy import class_index
 
 GRE = 47
 OTHER_CLASS = 0x01020304
@@ -186,11 +187,11 @@ def test_ports_do_not_mean_what_has_none() -> None:
 
 def test_a_class_sees_only_its_own_list() -> None:
     settings = config(default=deny(loopback="deny"), a=deny(entry("10.0.0.0/8")), b=Egress())
-    trie = Trie(list(egress_entries(settings).items()))
+    trie = Trie(list(egress_entries(settings, class_index(settings, {})).items()))
     assert trie.find(0, "10.0.0.1") is None
     assert trie.allows(1, "10.0.0.1", 1, TCP)
     assert trie.find(2, "127.0.0.1") is None
-    assert egress_entries(Config()) == {}
+    assert egress_entries(Config(), {"default": 0}) == {}
 
 
 def test_the_reference_allows_all_without_a_list_and_nothing_that_is_no_address() -> None:

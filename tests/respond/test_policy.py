@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sensor.config import Config, Responses, SandboxClass
 from sensor.events.detection import LEVELS
@@ -25,22 +27,36 @@ CONFIG = Config(
 
 
 def test_classes_have_default_first_and_the_rest_by_name() -> None:
-    assert [(entry.index, entry.name) for entry in kernel_classes(CONFIG)] == [
+    assert [(entry.index, entry.name) for entry in kernel_classes(CONFIG, class_index(CONFIG, {}))] == [
         (0, "default"),
         (1, "agents"),
         (2, "zoo"),
     ]
-    assert class_index(CONFIG) == {"default": 0, "agents": 1, "zoo": 2}
+    assert class_index(CONFIG, {}) == {"default": 0, "agents": 1, "zoo": 2}
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([f"c{n}" for n in range(80)]), max_size=60, unique=True), min_size=1, max_size=6)
+)
+def test_a_class_keeps_its_number_over_reloads_and_no_two_share_one(configurations: list[list[str]]) -> None:
+    known: dict[str, int] = {}
+    for names in configurations:
+        config = Config(classes={name: SandboxClass() for name in names})
+        numbers = class_index(config, known)
+        assert numbers["default"] == 0 and set(numbers) == {"default", *names}
+        assert len(set(numbers.values())) == len(numbers) and max(numbers.values()) < 64
+        assert all(numbers[name] == known[name] for name in names if name in known)
+        known = {name: number for name, number in known.items() if number not in numbers.values()} | numbers
 
 
 def test_a_configured_default_stays_at_index_zero() -> None:
     config = Config(classes={"a": SandboxClass(), "default": SandboxClass(mode="enforce")})
-    assert kernel_classes(config)[0].mode == MODE_ENFORCE
-    assert [entry.name for entry in kernel_classes(config)] == ["default", "a"]
+    assert kernel_classes(config, class_index(config, {}))[0].mode == MODE_ENFORCE
+    assert [entry.name for entry in kernel_classes(config, class_index(config, {}))] == ["default", "a"]
 
 
 def test_a_class_in_the_kernels_numbers() -> None:
-    default, agents, zoo = kernel_classes(CONFIG)
+    default, agents, zoo = kernel_classes(CONFIG, class_index(CONFIG, {}))
     assert (default.mode, default.when_unrecorded) == (MODE_MONITOR, UNRECORDED_REFUSE)
     assert (agents.mode, agents.when_unrecorded) == (MODE_ENFORCE, UNRECORDED_REFUSE)
     assert (zoo.mode, zoo.when_unrecorded) == (MODE_ENFORCE, UNRECORDED_ALLOW)

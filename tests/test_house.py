@@ -19,7 +19,9 @@ MOST_LINES = 400
 LAYERS = (
     {"errors"},
     {"configfile", "events"},
-    {"configcontrol", "configdetect", "confignetwork", "configquarantine"},
+    {"configassign", "configcontrol", "configdetect", "configdevices", "configexecutables", "confignetwork"},
+    {"configquarantine", "configrespond"},
+    {"configexamples"},
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules"},
     {"detect", "respond", "trajectories"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from msgspec import Struct
 
-from sensor.config import Action, Config, DeviceClassName, SandboxClass
+from sensor.config import Action, Config, SandboxClass
+from sensor.configdevices import granted_classes
 from sensor.confignetwork import name_of
 from sensor.events.detection import LEVELS
 from sensor.events.layouts import Device
@@ -41,10 +43,10 @@ class Decision(Struct, frozen=True):
     action: Action
 
 
-def device_mask(granted: tuple[DeviceClassName, ...]) -> int:
-    """Bits of the granted device classes. Ordinary devices (null, tty, …) are always among them."""
+def device_mask(granted: Sequence[str]) -> int:
+    """Bits of the device classes that are granted whole. Ordinary devices (null, tty, …) are always among them."""
     mask = 1 << Device.ORDINARY
-    for name in granted:
+    for name in granted_classes(granted):
         mask |= 1 << Device[name.upper()]
     return mask
 

@@ -93,6 +93,12 @@ def single_grants(
     return grants.numbers
 
 
+def numbers_now(config: Config) -> dict[str, list[Number]]:
+    """As `single_grants`, without what is refused."""
+    singles = any(granted_singles(settings.granted_devices) for settings in config.classes.values())
+    return resolve(config, drivers()).numbers if singles else {}
+
+
 def _located(problems: list[Problem], file: str | None) -> list[str]:
     line = lines(file) if file is not None else None
     return [

@@ -15,37 +15,31 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sensor import configfile
+from sensor.configassign import CLASS_NAME, Assignment, assign_problems, class_problem
 from sensor.configcontrol import Control, control_problems
 from sensor.configdetect import DetectSettings, detect_problems
+from sensor.configdevices import GPU_CLASSES, DeviceClassName, grant_problems
+from sensor.configexamples import Example, example_problems
+from sensor.configexecutables import DeniedExecutables, executable_problems
 from sensor.configfile import KeyPath, Problem, found
 from sensor.confignetwork import DeniedProtocol, Dns, Egress, Flows, dns_problems, egress_problems, flow_problems
 from sensor.configquarantine import Quarantine, quarantine_problems
+from sensor.configrespond import Action, Responses, response_problems
 from sensor.errors import HostError
 
-DeviceClassName = Literal[
-    "nvidia", "amd", "drm", "accel", "kvm", "tun", "fuse", "memory", "block", "vfio", "infiniband", "other"
-]
-Action = Literal["log", "kill", "kill-sandbox"]
-GPU_CLASSES: frozenset[str] = frozenset({"nvidia", "amd", "drm", "accel"})
-
-
-class Responses(Struct, frozen=True, forbid_unknown_fields=True):
-    """What follows a detection of each level. In monitor mode it is only logged."""
-
-    informational: Action = "log"
-    low: Action = "log"
-    medium: Action = "log"
-    high: Action = "log"
-    critical: Action = "log"
+# What this module is asked for, though it is defined elsewhere.
+__all__ = ["GPU_CLASSES", "Action", "Config", "DeviceClassName", "Responses", "SandboxClass", "complete", "load"]
 
 
 class SandboxClass(Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["monitor", "enforce"] = "monitor"
-    granted_devices: tuple[DeviceClassName, ...] = ("fuse", "other")
+    granted_devices: tuple[str, ...] = ("fuse", "other")  # as `configdevices.parse_grant` reads them
     when_unrecorded: Literal["refuse", "allow"] = "refuse"
     responses: Responses = Responses()
     egress: Egress = Egress()
     denied_protocols: tuple[DeniedProtocol, ...] = ()
+    denied_executables: DeniedExecutables = DeniedExecutables()
+    shells_on_sockets: Literal["allow", "deny"] = "allow"
 
 
 class SandboxPattern(Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +91,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     cpus: tuple[int, ...] = ()  # that the sensor's own processes run on; empty: all
     sandboxes: tuple[SandboxPattern, ...] = ()
     classes: dict[str, SandboxClass] = field(default_factory=dict)  # "default" is added where absent
+    assign: tuple[Assignment, ...] = ()  # the first that fits goes before the pattern's class
+    examples: tuple[Example, ...] = ()  # nothing but `policy test` reads them
     paths: Paths = Paths()
     ring: Ring = Ring()
     limits: Limits = Limits()
@@ -156,6 +152,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _class_problems(config)
     for index, pattern in enumerate(config.sandboxes):
         yield from _pattern_problems(config, index, pattern)
+    yield from assign_problems(("assign",), config.assign, config.classes)
+    yield from example_problems(("examples",), config.examples, config.classes)
     yield from _size_problems(config)
     yield from _path_problems(config)
     yield from dns_problems(config.dns)
@@ -169,16 +167,29 @@ def problems(config: Config) -> Iterator[Problem]:
 
 def _class_problems(config: Config) -> Iterator[Problem]:
     for name, settings in config.classes.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
-            yield Problem(("classes", name), "a name of 1 to 32 letters, digits, _ and -", found(name))
-        yield from egress_problems(("classes", name, "egress"), settings.egress)
+        at: KeyPath = ("classes", name)
+        if not CLASS_NAME.fullmatch(name):
+            yield Problem(at, "a name of 1 to 32 letters, digits, _ and -", found(name))
+        yield from grant_problems((*at, "granted_devices"), settings.granted_devices)
+        yield from egress_problems((*at, "egress"), settings.egress)
+        yield from executable_problems((*at, "denied_executables"), settings.denied_executables)
+        yield from response_problems((*at, "responses"), settings.responses)
+        yield from _contradictions(at, settings)
+
+
+def _contradictions(at: KeyPath, settings: SandboxClass) -> Iterator[Problem]:
+    denied = {*settings.denied_executables.paths}
+    for index, exception in enumerate(settings.responses.exceptions):
+        if exception.executable in denied or os.path.basename(exception.executable) in denied:
+            where = (*at, "responses", "exceptions", index, "executable")
+            said = f"{found(exception.executable)}, which denied_executables does not let run"
+            yield Problem(where, "a program that may run in this class", said)
 
 
 def _pattern_problems(config: Config, index: int, pattern: SandboxPattern) -> Iterator[Problem]:
     at: KeyPath = ("sandboxes", index)
-    if pattern.class_ != "default" and pattern.class_ not in config.classes:
-        names = ", ".join(sorted({"default", *config.classes}))
-        yield Problem((*at, "class"), f"one of the classes {names}", found(pattern.class_))
+    if (unknown := class_problem(pattern.class_, config.classes)) is not None:
+        yield Problem((*at, "class"), *unknown)
     if any(earlier.path == pattern.path for earlier in config.sandboxes[:index]):
         yield Problem((*at, "path"), "each path once", found(pattern.path))
     if (expected := _pattern_problem(pattern.path)) is not None:

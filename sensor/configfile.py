@@ -2,13 +2,16 @@
 
 Nothing here knows what the keys mean: `read` takes the Struct and a function that says what is
 wrong with its values. YAML comes through libyaml's safe loader; on top of it stand refusals that a
-file read by a root process deserves: its size, nesting, aliases (a few lines of them can expand to
-gigabytes) and duplicate keys, where YAML itself would silently keep the last.
+file read by a root process deserves: who else may write it, its size, nesting, aliases (a few lines of
+them can expand to gigabytes) and duplicate keys, where YAML itself would silently keep the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import stat
+import types
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -22,6 +25,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 12
 MAX_PROBLEMS = 20  # told at once; the rest follows when these are mended
 _FOUND_CHARACTERS = 60
+_ALIKE = 0.6
 
 KeyPath = tuple[str | int, ...]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -42,6 +46,9 @@ class _Unreadable(Exception):
         super().__init__(expected)
         self.line, self.expected, self.found = line, expected, found
 
+    def told(self, path: str) -> str:
+        return f"{_shown_path(path)}:{self.line}: file: expected {self.expected}, found {self.found}"
+
 
 def read(path: str, kind: type[T], check: Callable[[T], Iterable[Problem]]) -> T:
     """The file's settings as `kind`. Raises ConfigError with a line `FILE:LINE: KEY: expected …,
@@ -52,7 +59,7 @@ def read(path: str, kind: type[T], check: Callable[[T], Iterable[Problem]]) -> T
         problems = document.problems + list(_mistyped(kind, data, ()))
         settings = None if problems else msgspec.convert(_without_empty(kind, data), kind)
     except _Unreadable as why:
-        raise ConfigError(f"{_shown_path(path)}:{why.line}: file: expected {why.expected}, found {why.found}") from why
+        raise ConfigError(why.told(path)) from why
     if settings is not None:
         problems = list(check(settings))
         if not problems:
@@ -63,6 +70,37 @@ def read(path: str, kind: type[T], check: Callable[[T], Iterable[Problem]]) -> T
         for line, problem in located[:MAX_PROBLEMS]
     ]
     raise ConfigError("\n".join(lines))
+
+
+class Lines:
+    """Where in a file its keys are. Called with a path of keys: the line (from 1) of that key or, where it is not in
+    the file, of the section that it would be in."""
+
+    def __init__(self, document: _Document) -> None:
+        self._document = document
+
+    def __call__(self, path: KeyPath) -> int:
+        return self._document.line(path)
+
+    def written(self, path: KeyPath) -> bool:
+        """Whether the file has that key: what it does not have is a default."""
+        return self._document.has(path)
+
+
+def lines(path: str) -> Lines:
+    """Of a file that `read` accepts. Raises ConfigError where it is no YAML that is accepted here."""
+    try:
+        return Lines(_Document(_text(path)))
+    except _Unreadable as why:
+        raise ConfigError(why.told(path)) from why
+
+
+def near(value: str, choices: Collection[str]) -> str:
+    """What was perhaps meant, to be put behind `found`; nothing where nothing is like it."""
+    import difflib  # noqa: PLC0415 - only where something is wrong
+
+    close = difflib.get_close_matches(value[:_FOUND_CHARACTERS].lower(), list(choices), 1, _ALIKE)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def found(value: object) -> str:
@@ -99,9 +137,14 @@ def _shown_path(path: str) -> str:
 
 def _text(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        # Non-blocking: a FIFO in its place must not stop a root process.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            _refuse_foreign(os.fstat(fd))
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as why:
+        if isinstance(why, OSError) and os.path.islink(path):
+            raise _Unreadable(1, "a file of its own", "a symbolic link, which could come to lead elsewhere") from why
         reason = why.strerror if isinstance(why, OSError) else str(why)
         raise _Unreadable(1, "a file that can be read", (reason or "an error").lower()) from why
     if len(content) > MAX_BYTES:
@@ -111,6 +154,19 @@ def _text(path: str) -> str:
     except UnicodeDecodeError as why:
         line = content.count(b"\n", 0, why.start) + 1
         raise _Unreadable(line, "UTF-8", f"the byte {content[why.start]:#04x}") from why
+
+
+def _refuse_foreign(status: os.stat_result) -> None:
+    """Whoever may write the file decides what a root process does."""
+    if stat.S_ISDIR(status.st_mode):
+        return  # reading it says so
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unreadable(1, "a file that can be read", "something that is no regular file")
+    if status.st_uid not in {0, os.geteuid()}:
+        raise _Unreadable(1, "a file that root owns", f"one of uid {status.st_uid}; run `chown root` on it")
+    if status.st_mode & 0o022:
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}; run `chmod go-w` on it"
+        raise _Unreadable(1, "a file that only its owner may write", mode)
 
 
 class _Document:
@@ -127,6 +183,9 @@ class _Document:
         while path not in self._lines:
             path = path[:-1]
         return self._lines[path]
+
+    def has(self, path: KeyPath) -> bool:
+        return path in self._lines
 
     def _plain(self, node: yaml.Node, path: KeyPath) -> Any:
         import yaml  # noqa: PLC0415
@@ -195,6 +254,7 @@ def _one_line(text: str | None) -> str:
 def _mistyped(kind: Any, value: Any, path: KeyPath) -> Iterable[Problem]:
     """Walks the Struct beside the data, so that each problem has its own path: msgspec alone stops
     at the first, and its paths do not name the keys of a dict."""
+    kind = _wanted(kind)
     if value is None and _is_section(kind):
         return  # a key with everything below it commented out
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -215,7 +275,8 @@ def _mistyped(kind: Any, value: Any, path: KeyPath) -> Iterable[Problem]:
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError:
-            yield Problem(path, _expected(kind), found(value))
+            meant = near(value, [str(choice) for choice in get_args(kind)]) if isinstance(value, str) else ""
+            yield Problem(path, _expected(kind), found(value) + meant)
 
 
 def _mistyped_struct(kind: type[msgspec.Struct], value: Any, path: KeyPath) -> Iterable[Problem]:
@@ -227,12 +288,18 @@ def _mistyped_struct(kind: type[msgspec.Struct], value: Any, path: KeyPath) -> I
         if key in fields:
             yield from _mistyped(fields[key].type, item, (*path, key))
         else:
-            yield Problem(
-                (*path, key), f"one of the keys {', '.join(sorted(fields))}", f"the unknown key {_shown_key(key)}"
-            )
+            said = f"the unknown key {_shown_key(key)}{near(key, fields)}"
+            yield Problem((*path, key), f"one of the keys {', '.join(sorted(fields))}", said)
     for name, field in fields.items():
         if field.required and name not in value:
             yield Problem(path, f"the key {name}", "none")
+
+
+def _wanted(kind: Any) -> Any:
+    """Of `X | None`, which a key may leave out, X."""
+    if get_origin(kind) is types.UnionType:
+        return next(one for one in get_args(kind) if one is not types.NoneType)
+    return kind
 
 
 def _is_section(kind: Any) -> bool:
@@ -241,13 +308,14 @@ def _is_section(kind: Any) -> bool:
 
 def _without_empty(kind: Any, value: Any) -> Any:
     """The data without sections that hold nothing: their defaults then apply."""
+    kind = _wanted(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        kinds = {field.encode_name: _wanted(field.type) for field in msgspec.structs.fields(kind)}
         data = value or {}
         return {
-            key: _without_empty(types[key], item)
+            key: _without_empty(kinds[key], item)
             for key, item in data.items()
-            if not (item is None and _is_section(types[key]))
+            if not (item is None and _is_section(kinds[key]))
         }
     if get_origin(kind) is dict:
         return {key: _without_empty(get_args(kind)[1], item) for key, item in (value or {}).items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from struct import pack
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,14 +15,16 @@ from sensor.bpf.denials import JUDGES_POLICY, JUDGES_QUARANTINE, Denials
 from sensor.bpf.maps import Sizes
 from sensor.bpf.objects import Generation, Handle
 from sensor.bpf.ring import Ring
-from sensor.bpf.state import Class
+from sensor.bpf.state import Class, GrantKey
 from sensor.bpf.tables import Tables
 from sensor.config import GPU_CLASSES, Config
 from sensor.enrich.devices import Classifier, class_name, device_table
+from sensor.enrich.gpus import numbers_now, single_grants
 from sensor.errors import HostError, RefusedError
 from sensor.events.layouts import ABI, Cgroup, Type
 from sensor.respond import prefixes
 from sensor.respond.egress import egress_entries
+from sensor.respond.executables import executable_entries
 from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
@@ -67,6 +70,7 @@ class Kernel:
         """Policy, patterns and devices, as `config` has them. Also for a reload."""
         index = class_index(config, self._numbers)
         classes = kernel_classes(config, index)
+        single_grants(config)  # refuses a GPU that is not there, before anything is kept
         patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
         plan = steps.compile_patterns(patterns)
         # Nothing is kept of a configuration that is refused up to here.
@@ -76,6 +80,8 @@ class Kernel:
         if any(entry.denied_protocols for entry in classes):
             self.tables.write_automaton(prefixes.automaton())
         self.tables.write_egress(egress_entries(config, index))
+        self.tables.write_executables(executable_entries(config, index))
+        self._write_grants(single_grants(config))
         self.tables.write_classes((entry.index, _class_entry(entry)) for entry in classes)
         self._limited = any(entry.egress for entry in classes)
         self._judging = self._limited or any(entry.denied_protocols for entry in classes)
@@ -96,6 +102,16 @@ class Kernel:
             table = device_table(text)
             self.tables.write_devices(table)
             self._classifier = Classifier(table)
+            self._write_grants(numbers_now(self._config))
+
+    def _write_grants(self, grants: Mapping[str, Iterable[tuple[int, int, int]]]) -> None:
+        """Single devices, by class. Their drivers' numbers may come and go."""
+        keys = [
+            GrantKey(self._numbers[name], kind, major, minor).pack()
+            for name, numbers in grants.items()
+            for kind, major, minor in numbers
+        ]
+        self.tables.write_grants(dict.fromkeys(keys, pack("<I", 1)))
 
     def is_gpu(self, kind: int, major: int, minor: int) -> bool:
         """Whether a device number is a GPU's, by the table that was last written."""
@@ -225,6 +241,8 @@ def _class_entry(entry: KernelClass) -> Class:
         denied_protocols=entry.denied_protocols,
         egress_limited=entry.egress,
         egress_names=entry.egress_names,
+        denied_execs=entry.denied_execs,
+        single_devices=entry.single_devices,
         realtime_ns=time.time_ns() - time.monotonic_ns(),
         name=entry.name.encode().ljust(32, b"\0"),
     )

@@ -19,7 +19,9 @@ MOST_LINES = 400
 LAYERS = (
     {"errors"},
     {"configfile", "events"},
-    {"configcontrol", "configdetect", "confignetwork", "configquarantine"},
+    {"configassign", "configcontrol", "configdetect", "configdevices", "configexecutables", "confignetwork"},
+    {"configquarantine", "configrespond"},
+    {"configexamples"},
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules"},
     {"detect", "respond", "trajectories"},
@@ -162,7 +164,8 @@ def test_the_core_carries_nothing_heavy() -> None:
 def test_the_core_carries_nothing_heavy_with_rules_loaded() -> None:
     """From a cache, as a warm start has them: the compiler is a child."""
     code = (
-        "import sensor.daemon, tempfile; from sensor.config import *; from sensor.rules.ruleset import load; "
+        "import sensor.daemon, tempfile; from sensor.config import Config, rule_paths; "
+        "from sensor.rules.ruleset import load; "
         "from sensor.rules.engine import Engine; Engine(load(rule_paths(Config()), tempfile.mkdtemp()))"
     )
     found = carried(code)

@@ -61,6 +61,7 @@ class Sensor:
         self.cgroup = Path(find_cgroup2_mount()) / instance
         self.port = free_port()
         self.config = folder / "pinfold.yaml"
+        self.config.touch(0o600)  # whatever the umask: a file that others may write is refused
         self.config.write_text(CONFIG.format(instance=instance, folder=folder, port=self.port))
         undo.add(f"pins of {instance}", lambda: _remove_pins(instance))
         undo.add(f"cgroup {self.cgroup}", lambda: cgroups.remove(self.cgroup))

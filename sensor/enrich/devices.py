@@ -88,7 +88,7 @@ def device_table(proc_devices_text: str, proc_misc_text: str = "") -> list[Entry
     for major, driver in _character_majors(proc_devices_text):
         if (device := _dynamic(driver)) is not None:
             table.setdefault((major, None), device)
-    for minor, driver in _pairs(proc_misc_text):
+    for minor, driver in pairs(proc_misc_text):
         if driver in _DYNAMIC_MISC:
             table.setdefault((_MISC, minor), _DYNAMIC_MISC[driver])
     return [(CHAR, major, minor, device) for (major, minor), device in table.items()]
@@ -130,10 +130,11 @@ def _dynamic(driver: str) -> Device | None:
 
 
 def _character_majors(text: str) -> list[tuple[int, str]]:
-    return _pairs(text.split("Block devices:", 1)[0])
+    return pairs(text.split("Block devices:", 1)[0])
 
 
-def _pairs(text: str) -> list[tuple[int, str]]:
+def pairs(text: str) -> list[tuple[int, str]]:
+    """Number and name of each line, as /proc/devices and /proc/misc have them."""
     pairs = []
     for line in text.splitlines():
         number, _, name = line.strip().partition(" ")

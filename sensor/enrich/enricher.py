@@ -21,6 +21,7 @@ from sensor.enrich.flows import FlowActivity, Flows
 from sensor.enrich.names import Names
 from sensor.enrich.outside import Outside
 from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, guid_of, shortened
+from sensor.enrich.sandboxes.attributes import AttributeStore
 from sensor.enrich.sandboxes.named import HostFiles
 from sensor.enrich.sandboxes.registry import Registry, Sandbox
 from sensor.enrich.streams import stream_name
@@ -75,7 +76,7 @@ class Enricher:
     def __init__(
         self, config: Config, cgroup_mount: str, clock: Clock | None = None, files: HostFiles | None = None
     ) -> None:
-        self.sandboxes = Registry(config, cgroup_mount, files)
+        self.sandboxes = Registry(config, cgroup_mount, files, AttributeStore(config.paths.state))
         self.processes = ProcessTable(config.limits.processes)
         self.users = Users()
         self._mount = cgroup_mount.rstrip("/")
@@ -278,6 +279,7 @@ class Enricher:
         process.exec_id = r.exec_id
         process.cgroup_id = r.cgroup_id
         process.image = image
+        process.image_file = (r.device, r.inode)
         process.command_line = line
         process.raw = raw
         process.executed_inside = True

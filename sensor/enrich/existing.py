@@ -226,7 +226,7 @@ class ExistingScan:
                 major,
                 minor,
                 access,
-                name in one.sandbox.granted,
+                name in one.sandbox.granted or number in one.sandbox.single,
                 one.sandbox.gpu_granted,
                 "allowed",
                 "unknown",

@@ -56,6 +56,7 @@ class Process(Struct, gc=False, eq=False):
     parent_image: str = ""  # of a parent outside the sandboxes, which has no entry here
     guid: str = ""  # made when first needed: most forks never speak
     image: str = ""
+    image_file: tuple[int, int] = (0, 0)  # device (major << 20 | minor) and inode; zeros: not known
     command_line: str = ""
     cwd: str = ""
     user: str = ""
@@ -154,6 +155,7 @@ class ProcessTable:
         made = self._make(record, parent)
         if parent is not None:
             made.image = parent.image
+            made.image_file = parent.image_file
             made.command_line = parent.command_line
             made.cwd = parent.cwd
             made.user = parent.user

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from msgspec import Struct
 
-from sensor.config import Action, Config, DeviceClassName, SandboxClass
+from sensor.config import Action, Config, SandboxClass
+from sensor.configdevices import granted_classes, granted_singles
 from sensor.confignetwork import name_of
 from sensor.events.detection import LEVELS
 from sensor.events.layouts import Device
 from sensor.respond import prefixes
+from sensor.respond.executables import denied_execs
 
 DEFAULT_CLASS = "default"
 MOST_CLASSES = 64  # places of the kernel's class map
@@ -36,6 +38,8 @@ class KernelClass(Struct, frozen=True):
     denied_protocols: int = 0  # bitmask: bit n is protocol n of layouts.Prefix
     egress: int = 0  # EGRESS_*
     egress_names: bool = False  # its egress list has names
+    denied_execs: int = 0  # bitmask: bit n is reason n of layouts.ExecDenied
+    single_devices: bool = False  # some devices are granted by themselves
 
 
 class Decision(Struct, frozen=True):
@@ -43,10 +47,10 @@ class Decision(Struct, frozen=True):
     action: Action
 
 
-def device_mask(granted: tuple[DeviceClassName, ...]) -> int:
-    """Bits of the granted device classes. Ordinary devices (null, tty, …) are always among them."""
+def device_mask(granted: Sequence[str]) -> int:
+    """Bits of the device classes that are granted whole. Ordinary devices (null, tty, …) are always among them."""
     mask = 1 << Device.ORDINARY
-    for name in granted:
+    for name in granted_classes(granted):
         mask |= 1 << Device[name.upper()]
     return mask
 
@@ -107,6 +111,8 @@ def _kernel_class(index: int, name: str, settings: SandboxClass) -> KernelClass:
         denied_protocols=prefixes.mask(settings.denied_protocols),
         egress=_egress(settings),
         egress_names=any(name_of(entry.to) for entry in settings.egress.allow),
+        denied_execs=denied_execs(settings),
+        single_devices=bool(granted_singles(settings.granted_devices)),
     )
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from sensor.config import GPU_CLASSES, Config, SandboxClass
+from sensor.config import Config, SandboxClass
+from sensor.configdevices import granted_classes, grants_gpu
+from sensor.enrich.gpus import Number, numbers_now
 from sensor.enrich.sandboxes import containerd, crio, docker, kubernetes, pinfold, podman, systemd
+from sensor.enrich.sandboxes.assign import assigned
+from sensor.enrich.sandboxes.attributes import AttributeStore, checked
 from sensor.enrich.sandboxes.cgroupfs import CgroupPaths
 from sensor.enrich.sandboxes.named import HostFiles, Named, guessed
 from sensor.enrich.sandboxes.patterns import compile_pattern, expand, outermost, split
+from sensor.errors import NotFoundError
 
 ENDED_KEPT = 256
 STRANGERS_KEPT = 256
@@ -39,14 +45,24 @@ class Sandbox(Struct, gc=False, eq=False):
     gpu_granted: bool
     granted: tuple[str, ...]  # device classes
     certain: bool  # the name is the runtime's, not made from the path
+    pattern_class: str  # what its path alone gives it; the kernel gives it that at its birth
+    attributes: dict[str, str]  # a launcher's
+    single: frozenset[Number] = frozenset()  # device numbers beside the classes
     ended_ns: int = 0
     retries: int = 0
 
 
 class Registry:
-    """`by_id` also has ended ones; `get` answers for any id."""
+    """`by_id` also has ended ones; `get` answers for any id.
 
-    def __init__(self, config: Config, mount: str, files: HostFiles | None = None) -> None:
+    `reclassified(sandbox_id, class)` is told of every sandbox whose class is not, or no more, what the kernel has: the
+    pattern's at its birth and after a `reconfigure`, the one told last otherwise."""
+
+    def __init__(
+        self, config: Config, mount: str, files: HostFiles | None = None, store: AttributeStore | None = None
+    ) -> None:
+        self.reclassified: Callable[[int, str], None] = lambda _sandbox_id, _class: None
+        self._store = store
         self.counters: Counter[str] = Counter()
         self.by_id: dict[int, Sandbox] = {}
         self._ended: dict[int, None] = {}
@@ -59,6 +75,7 @@ class Registry:
         self._files.counters = self.counters
         self._paths = CgroupPaths(mount)
         self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+        self._singles = numbers_now(config)
 
     def __len__(self) -> int:
         return len(self.by_id) - len(self._ended)
@@ -104,18 +121,54 @@ class Registry:
         """New patterns and classes. A sandbox stays one while it lives; its class and grants may change."""
         self._config = config
         self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+        self._singles = numbers_now(config)
         self._strangers.clear()
         for sandbox in self.by_id.values():
             match = outermost(self._patterns, sandbox.path)
-            if match is not None and match[0] == sandbox.path:
-                sandbox.class_ = match[1]
+            matched = match is not None and match[0] == sandbox.path
+            if match is not None and matched:
+                sandbox.pattern_class = match[1]
+            sandbox.class_ = sandbox.pattern_class
+            if not matched and not sandbox.ended_ns:
+                self.reclassified(sandbox.id, sandbox.class_)
+            self._classify(sandbox)
             self._grant(sandbox)
+
+    def classes_under(self, config: Config) -> dict[int, str]:
+        """The class that each living sandbox would have: for whoever writes the kernel's maps before this is
+        reconfigured, so that no sandbox is of its pattern's class in between."""
+        patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
+        classes = {}
+        for sandbox in self.live():
+            match = outermost(patterns, sandbox.path)
+            by_path = match[1] if match is not None and match[0] == sandbox.path else sandbox.pattern_class
+            classes[sandbox.id] = assigned(config.assign, sandbox) or by_path
+        return classes
+
+    def set_attributes(self, sandbox_id: int, attributes: Mapping[str, str]) -> Sandbox:
+        """In the place of those that it had.
+
+        :raises NotFoundError: there is no such living sandbox.
+        :raises UsageError: they are too many, too long, or unprintable.
+        :raises OSError: they cannot be kept, and nothing has changed.
+        """
+        sandbox = self.by_id.get(sandbox_id)
+        if sandbox is None or sandbox.ended_ns:
+            raise NotFoundError(f"no living sandbox has the id {sandbox_id}")
+        wanted = checked(attributes)
+        if self._store is not None:
+            self._store.put(sandbox_id, wanted)
+        sandbox.attributes = wanted
+        self._classify(sandbox)
+        return sandbox
 
     def ended(self, cgroup_id: int, time_ns: int) -> Sandbox | None:
         sandbox = self.by_id.get(cgroup_id)
         if sandbox is None or sandbox.ended_ns:
             return None
         sandbox.ended_ns = time_ns or 1
+        if self._store is not None:
+            self._store.drop(cgroup_id)
         self._unnamed.pop(cgroup_id, None)
         self._ended[cgroup_id] = None
         if len(self._ended) > ENDED_KEPT:
@@ -139,6 +192,7 @@ class Registry:
                 continue
             sandbox.retries += 1
             self._take_name(sandbox, self._name(sandbox.path))
+            self._classify(sandbox)
             if not sandbox.certain and sandbox.retries < RETRIES_MAX:
                 self._unnamed[cgroup_id] = None
 
@@ -153,24 +207,39 @@ class Registry:
         self._strangers.pop(cgroup_id, None)
         self._ended.pop(cgroup_id, None)
         sandbox = self._make(cgroup_id, path, match[1] if match else "default", time_ns)
+        if self._store is not None:
+            sandbox.attributes = self._store.get(cgroup_id)
         if len(self) >= self._config.limits.sandboxes:
             self.counters["sandboxes_overflow"] += 1
+            self._classify(sandbox)
             return sandbox
         self.by_id[cgroup_id] = sandbox
+        self._classify(sandbox)
         if not sandbox.certain:
             self._unnamed[cgroup_id] = None
         return sandbox
 
     def _make(self, cgroup_id: int, path: str, class_: str, time_ns: int) -> Sandbox:
-        sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, False, (), False)
+        sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, False, (), False, class_, {})
         self._grant(sandbox)
         self._take_name(sandbox, self._name(path) if path else guessed("none", f"cgroup-{cgroup_id}"))
         return sandbox
 
     def _grant(self, sandbox: Sandbox) -> None:
         settings = self._config.classes.get(sandbox.class_) or SandboxClass()
-        sandbox.granted = settings.granted_devices
-        sandbox.gpu_granted = not GPU_CLASSES.isdisjoint(settings.granted_devices)
+        sandbox.granted = granted_classes(settings.granted_devices)
+        sandbox.gpu_granted = grants_gpu(settings.granted_devices)
+        sandbox.single = frozenset(self._singles.get(sandbox.class_, ()))
+
+    def _classify(self, sandbox: Sandbox) -> None:
+        """By all that is known of it by now. What launchers and labels say moves it away from the pattern's class,
+        and back when they say it no more."""
+        class_ = assigned(self._config.assign, sandbox) or sandbox.pattern_class
+        if class_ == sandbox.class_ or sandbox.ended_ns:
+            return
+        sandbox.class_ = class_
+        self._grant(sandbox)
+        self.reclassified(sandbox.id, class_)
 
     def _stranger(self, cgroup_id: int) -> Sandbox:
         """An id whose birth was lost, or that no sandbox ever had."""

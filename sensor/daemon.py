@@ -18,7 +18,7 @@ from sensor import process
 from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
-from sensor.config import Config, complete, load, refuse_fixed, rule_paths
+from sensor.config import Config, complete, load, rule_paths
 from sensor.control.link import CoreLink
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
@@ -32,6 +32,7 @@ from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
 from sensor.pipeline import Pipeline
+from sensor.reload import Reload
 from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.policy import Policy
@@ -39,6 +40,7 @@ from sensor.respond.responder import Responder
 from sensor.respond.table import Host
 from sensor.rules.engine import Engine
 from sensor.rules.loading import Loading
+from sensor.say import say
 
 BATCH = 256  # records between two advances of the ring: what a crash makes us read again
 DRAIN_NS = 50_000_000  # then other duties get their turn
@@ -50,10 +52,6 @@ TICK_NS = 1_000_000_000
 PULSE_NS = 50_000_000
 
 
-def say(text: str) -> None:
-    print(f"pinfold: {text}", file=sys.stderr, flush=True)
-
-
 class Daemon:
     def __init__(self, config_file: str | None) -> None:
         self._file = config_file
@@ -61,8 +59,6 @@ class Daemon:
         self._notifier = Notifier()
         self._metrics = Metrics()
         self._stopping = False
-        self._reload_asked = False
-        self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
         self._next_pulse = 0
         self._next_refusal = 0
@@ -88,6 +84,7 @@ class Daemon:
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
         enricher = Enricher(config, mount)
+        enricher.sandboxes.reclassified = self._kernel.classify
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
         responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
         ruleset = rules.result()
@@ -99,6 +96,10 @@ class Daemon:
         )
         self._enricher, self._log, self._responder = enricher, log, responder
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
+        self._reload = Reload(
+            self._file, config, self._kernel, enricher, self._pipeline, self._network, responder, self._reports, log,
+            self._metrics, self._notifier,
+        )  # fmt: skip
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
@@ -142,6 +143,8 @@ class Daemon:
         kernel.attach()
         kernel.activate(ports[0] if ports else 0, armed=not self._arming.disarmed())
         found = self._enricher.discover(*_id_of_found())
+        for sandbox in self._enricher.sandboxes.live():
+            kernel.classify(sandbox.id, sandbox.class_)
         existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()
@@ -205,8 +208,8 @@ class Daemon:
                 self._pulse()
             if time.monotonic_ns() >= self._next_tick:
                 self._tick()
-            if self._reload_asked or self._reloading is not None:
-                self._go_on_reloading()
+            if self._reload.busy:
+                self._reload.go_on()
         self._stop()
 
     def _patience(self, awake_until: int) -> float:
@@ -219,7 +222,7 @@ class Daemon:
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
-            self._reload_asked = True
+            self._reload.ask()
         else:
             self._stopping = True
 
@@ -291,49 +294,6 @@ class Daemon:
         """To the operator and into the log."""
         self._log.add_notice(text, **fields)
         say(text)
-
-    # Reloading.
-
-    def _go_on_reloading(self) -> None:
-        """Rules are compiled aside while events are read on, and everything is swapped at once."""
-        if self._reload_asked:
-            self._reload_asked = False
-            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            try:
-                config = load(self._file) if self._file else complete(Config())
-                refuse_fixed(self._config, config)
-            except PinfoldError as error:
-                self._reloaded(error)
-                return
-            self._reloading = (config, Loading(rule_paths(config), config.paths.cache, config.rules.keep_going))
-        if self._reloading is not None and self._reloading[1].done:
-            config, rules = self._reloading
-            self._reloading = None
-            try:
-                ruleset = rules.result()
-                engine = Engine(ruleset)
-                self._kernel.configure(config)
-                self._kernel.attach()
-            except (PinfoldError, OSError) as error:
-                self._kernel.configure(self._config)  # what was half written is written back
-                self._reloaded(error)
-                return
-            self._config = config
-            self._kernel.apply_flow_settings()
-            self._network.reload(config)
-            self._pipeline.engine = engine
-            self._responder.policy = Policy(config)
-            self._enricher.sandboxes.reconfigure(config)
-            self._reports.rules_loaded(len(ruleset.refused))
-            self._reloaded(None)
-
-    def _reloaded(self, error: BaseException | None) -> None:
-        self._metrics.count("pinfold_reloads_total", ("done" if error is None else "failed",))
-        if error is not None:
-            say(f"reload refused, what was in force stays in force: {error}")
-        self._log.add_notice("reload refused" if error else "reloaded", reason=str(error or ""))
-        self._log.flush()
-        self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
 
     # What the api asks.
 

@@ -28,6 +28,7 @@ from sensor.respond.executables import executable_entries
 from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
+CLOCK_SET_NS = 500_000_000  # by so much the clock was set; by less it is being adjusted
 
 
 class Gap(Struct, frozen=True):
@@ -55,19 +56,25 @@ class Kernel:
         self.older = objects.others(base, self.generation)
         self.tables = Tables(self.generation)
         self.ring = ring_of(self.generation)
-        self._numbers = self.tables.class_names()
+        # A new generation goes on with the numbers of the one before: sandboxes are taken over with theirs.
+        tables = (self.tables, *(Tables(older) for older in reversed(self.older) if older.layout == ABI))
+        self._numbers = next(filter(None, (each.class_names() for each in tables)), {})
         self._patterns: list[tuple[str, int]] = []
         self._plan = steps.compile_patterns([])
         self._devices = ""
         self._classifier = Classifier([])
         self._limited = self._judging = False
+        self._classes: list[KernelClass] = []
+        self._realtime_ns = 0
 
     @property
     def active(self) -> bool:
         return self.handle.read().active_generation == self.generation.number
 
-    def configure(self, config: Config) -> None:
-        """Policy, patterns and devices, as `config` has them. Also for a reload."""
+    def configure(self, config: Config, classes_now: Mapping[int, str] | None = None) -> None:
+        """Policy, patterns and devices, as `config` has them. For a reload `classes_now` has the class that each
+        sandbox is to have; else those that are known keep theirs until `classify`: what labels gave a sandbox in an
+        earlier run must not be its pattern's for a moment."""
         index = class_index(config, self._numbers)
         classes = kernel_classes(config, index)
         single_grants(config)  # refuses a GPU that is not there, before anything is kept
@@ -82,7 +89,8 @@ class Kernel:
         self.tables.write_egress(egress_entries(config, index))
         self.tables.write_executables(executable_entries(config, index))
         self._write_grants(single_grants(config))
-        self.tables.write_classes((entry.index, _class_entry(entry)) for entry in classes)
+        self._classes = classes
+        self._write_classes()
         self._limited = any(entry.egress for entry in classes)
         self._judging = self._limited or any(entry.denied_protocols for entry in classes)
         self.refresh_devices()
@@ -90,8 +98,18 @@ class Kernel:
         self.tables.write_steps(self._plan)
         found = steps.find(self._plan, self.mount, self._plan.first)
         self.tables.write_watch(found, whole=True)
+        by_name = {sandbox_id: index[name] for sandbox_id, name in (classes_now or {}).items() if name in index}
         for sandbox_id, class_id in found.sandboxes:
-            self.tables.add_sandbox(sandbox_id, class_id)
+            self.tables.add_sandbox(sandbox_id, by_name.get(sandbox_id, class_id), change=classes_now is not None)
+
+    def classify(self, sandbox_id: int, name: str) -> None:
+        """What is known of a sandbox beyond its path gave it a class, or took it away."""
+        if (number := self._numbers.get(name)) is not None:
+            self.tables.add_sandbox(sandbox_id, number)
+
+    def _write_classes(self) -> None:
+        self._realtime_ns = time.time_ns() - time.monotonic_ns()
+        self.tables.write_classes((entry.index, _class_entry(entry, self._realtime_ns)) for entry in self._classes)
 
     def refresh_devices(self) -> None:
         """Drivers that load late get their major then: nvidia-uvm is one."""
@@ -215,13 +233,15 @@ class Kernel:
         found = steps.find(self._plan, folder, at)
         self.tables.write_watch(found, whole=False)
         for sandbox_id, class_id in found.sandboxes:
-            self.tables.add_sandbox(sandbox_id, class_id)
+            self.tables.add_sandbox(sandbox_id, class_id, change=False)
         return gap
 
     def sweep(self) -> None:
         self.tables.sweep_repeats(time.monotonic_ns(), REPEAT_FLUSH_NS)
         self.tables.sweep_peers(time.monotonic_ns(), self._config.flows.window_seconds * 1_000_000_000)
         self.tables.drop_ended(self._config.limits.sandboxes)
+        if abs(time.time_ns() - time.monotonic_ns() - self._realtime_ns) > CLOCK_SET_NS:
+            self._write_classes()
 
 
 def _sizes(config: Config) -> Sizes:
@@ -233,7 +253,7 @@ def _sizes(config: Config) -> Sizes:
     return sizes
 
 
-def _class_entry(entry: KernelClass) -> Class:
+def _class_entry(entry: KernelClass, realtime_ns: int) -> Class:
     return Class(
         enforce=entry.mode,
         granted_devices=entry.granted,
@@ -243,7 +263,7 @@ def _class_entry(entry: KernelClass) -> Class:
         egress_names=entry.egress_names,
         denied_execs=entry.denied_execs,
         single_devices=entry.single_devices,
-        realtime_ns=time.time_ns() - time.monotonic_ns(),
+        realtime_ns=realtime_ns,
         name=entry.name.encode().ljust(32, b"\0"),
     )
 

@@ -23,12 +23,13 @@ LAYERS = (
     {"configquarantine", "configrespond"},
     {"configexamples"},
     {"config", "metrics"},
-    {"bpf", "enrich", "export", "notify", "process", "rules"},
+    {"bpf", "enrich", "export", "notify", "process", "rules", "say"},
     {"detect", "respond", "trajectories"},
     {"control", "kernel"},
     {"network"},
     {"pipeline"},
     {"reports"},
+    {"reload"},
     {"operations"},
     {"daemon"},
     {"demo"},
@@ -38,7 +39,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events"}, "rules": {"errors", "events"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-_CORE = {"daemon", "kernel", "network", "operations", "pipeline", "reports"}
+_CORE = {"daemon", "kernel", "network", "operations", "reload", "pipeline", "reports"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {

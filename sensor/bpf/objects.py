@@ -37,7 +37,7 @@ _ZERO = bytes(4)
 _BPF_FS_MAGIC = 0xCAFE4A11
 _COMPILER_SECONDS = 120
 _GENERATION = re.compile(r"gen-([0-9a-f]+)-([0-9]+)-([^-]+)")
-_READ_OF_OLDER = frozenset({"map-events", "map-processes", "map-sandboxes"})
+_READ_OF_OLDER = frozenset({"map-classes", "map-events", "map-processes", "map-sandboxes"})
 
 
 class Generation(Struct, frozen=True):

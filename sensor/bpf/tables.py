@@ -155,8 +155,9 @@ class Tables:
 
     # Sandboxes and processes that were there before.
 
-    def add_sandbox(self, sandbox_id: int, class_id: int) -> bool:
-        """New, or of another class since a reload. False: the map is full."""
+    def add_sandbox(self, sandbox_id: int, class_id: int, *, change: bool = True) -> bool:
+        """New, or of another class since a reload; unless `change`, one that is known keeps its own. False: the map is
+        full."""
         key = pack("<Q", sandbox_id)
         known = libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"])
         if known is None:
@@ -166,7 +167,7 @@ class Tables:
             except RefusedError:
                 return libbpf.lookup(self._maps["sandboxes"], key, SIZES["pf_sandbox"]) is not None
             return True
-        if Sandbox.unpack(known).class_id != class_id:
+        if change and Sandbox.unpack(known).class_id != class_id:
             self._set_class(key, class_id)
             self._set_class_of_processes(sandbox_id, class_id)
         return True

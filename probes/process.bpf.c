@@ -114,6 +114,7 @@ static __always_inline void read_file(struct pf_exec *e, void *file, void *dentr
   READ(e->owner, inode, inode, i_uid);
   READ(e->group, inode, inode, i_gid);
   READ(e->inode, inode, inode, i_ino);
+  READ(e->changed, inode, inode, i_ctime_sec);
   READ(super, inode, inode, i_sb);
   READ(e->device, super, super_block, s_dev);
   READ(magic, super, super_block, s_magic);
@@ -212,7 +213,7 @@ static __always_inline u32 listed(struct pf_exec_scratch *s, u32 class_id, u64 a
 }
 
 static __always_inline u8 denied_exec(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_exec_scratch *s,
-                                      void *file, u64 path_at) {
+                                      u64 path_at) {
   if (quarantine_of(c, sandbox->id) & PF_DENY_EXEC) return PF_EXEC_DENIED_QUARANTINE;
   struct pf_class *policy = class_of(sandbox);
   if (!policy || !policy->denied_execs) return PF_EXEC_DENIED_NOT;
@@ -220,13 +221,18 @@ static __always_inline u8 denied_exec(struct pf_control *c, struct pf_sandbox *s
   struct pf_exec *e = &s->exec;
   if (denied >> PF_EXEC_DENIED_MEMFD & 1 && e->file_flags & PF_FILE_MEMFD) return PF_EXEC_DENIED_MEMFD;
   if (denied >> PF_EXEC_DENIED_DELETED & 1 && e->file_flags & PF_FILE_DELETED) return PF_EXEC_DENIED_DELETED;
-  if (denied >> PF_EXEC_DENIED_WRITTEN & 1 && sandbox->born_ns) {
-    /* The change time, which nobody inside can set: its seconds, so that what is written in the first is let pass. */
-    void *inode = 0;
-    u64 changed = 0;
-    READ(inode, file, file, f_inode);
-    READ(changed, inode, inode, i_ctime_sec);
-    if (changed > (sandbox->born_ns + policy->realtime_ns) / 1000000000) return PF_EXEC_DENIED_WRITTEN;
+  /* The change time, which nobody inside can set: its seconds, so that what is written in the first is let pass. */
+  u64 changed = e->changed;
+  if (denied >> PF_EXEC_DENIED_WRITTEN & 1 && sandbox->born_ns &&
+      changed > (sandbox->born_ns + policy->realtime_ns) / 1000000000)
+    return PF_EXEC_DENIED_WRITTEN;
+  if (denied >> PF_EXEC_DENIED_HASH & 1) {
+    struct pf_image_key key = {};
+    key.class_id = sandbox->class_id;
+    key.device = e->device;
+    key.inode = e->inode;
+    struct pf_image *known = bpf_map_lookup_elem(MAP(images), &key);
+    if (known && known->changed == changed) return PF_EXEC_DENIED_HASH;
   }
   if (denied & (1 << PF_EXEC_DENIED_LISTED | 1 << PF_EXEC_DENIED_SHELL)) {
     u32 found = listed(s, sandbox->class_id, path_at);
@@ -279,7 +285,7 @@ static __always_inline int send_exec(struct pf_control *c, struct pf_sandbox *sa
   read_kernel(&mnt, sizeof(mnt), fs + PF_AT_fs_struct__pwd + PF_AT_path__mnt);
   e->cwd_path_len = walk_path(s, dentry, mnt, PF_FILE_CWD_CUT);
 
-  e->denied = denied_exec(c, sandbox, s, file, path_at);
+  e->denied = denied_exec(c, sandbox, s, path_at);
   if (e->denied) {
     struct pf_class *policy = class_of(sandbox);
     *kill = e->denied == PF_EXEC_DENIED_QUARANTINE || (c->armed && policy && policy->enforce);

@@ -111,6 +111,10 @@ class Kernel:
         self._realtime_ns = time.time_ns() - time.monotonic_ns()
         self.tables.write_classes((entry.index, _class_entry(entry, self._realtime_ns)) for entry in self._classes)
 
+    def deny_image(self, class_name: str, device: int, inode: int, changed: int) -> None:
+        if (number := self._numbers.get(class_name)) is not None:
+            self.tables.deny_image(number, device, inode, changed)
+
     def refresh_devices(self) -> None:
         """Drivers that load late get their major then: nvidia-uvm is one."""
         with open("/proc/devices", encoding="ascii", errors="replace") as file:

@@ -56,6 +56,7 @@ enum pf_exec_denied {
   PF_EXEC_DENIED_DELETED = 4,
   PF_EXEC_DENIED_WRITTEN = 5,         /* made or changed since its sandbox was born: it is not of the image */
   PF_EXEC_DENIED_SHELL = 6,           /* a shell one of whose standard streams is a socket */
+  PF_EXEC_DENIED_HASH = 7,            /* its content: the file was hashed when it ran before */
 };
 
 /* When a flow's record was made. */
@@ -193,6 +194,7 @@ struct pf_exec {
   u64 stdin_inode;       /* of a socket, pipe or file; of a pty its number */
   u64 stdout_inode;
   u64 stderr_inode;
+  u64 changed;           /* change time of the executable's inode, UTC in seconds: only the kernel sets it */
   u8 stdin_kind;         /* enum pf_stream */
   u8 stdout_kind;
   u8 stderr_kind;

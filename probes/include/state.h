@@ -59,6 +59,17 @@ struct pf_grant_key {
   u32 minor;
 };
 
+/* Key of the map images: a file whose content a class denies, found out when it first ran. */
+struct pf_image_key {
+  u32 class_id;
+  u32 device;              /* as pf_exec has it */
+  u64 inode;
+};
+
+struct pf_image {
+  u64 changed;             /* its change time in seconds: an inode that was written or used again is another file */
+};
+
 /* Key of the LPM trie executables: the names of a path, the last one first, each ended by NUL, as the probes walk it.
  * So `nc` anywhere is a prefix, and a whole path ends with the root's two NULs. */
 struct pf_executable_key {

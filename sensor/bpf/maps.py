@@ -11,7 +11,7 @@ from sensor.bpf.libbpf import MapType
 from sensor.bpf.state import SIZES
 from sensor.events.layouts import Loss
 
-EXEC_SCRATCH = 8 + SIZES["pf_executable_key"] + 176 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
+EXEC_SCRATCH = 8 + SIZES["pf_executable_key"] + 184 + 8192  # struct pf_exec_scratch in probes/process.bpf.c
 EXEC_SLOTS_PER_CPU = 4
 STEPS = 512
 # PF_DEVICE_… in probes/device.bpf.c
@@ -26,6 +26,7 @@ EGRESS_ENTRIES = 65536
 EGRESS_NAMES = 65536
 EXECUTABLES = 16384
 DEVICE_GRANTS = 4096
+IMAGES = 1024
 MOST_QUARANTINES = 65536
 
 
@@ -79,6 +80,7 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "automaton": Map(MapType.ARRAY, 4, SIZES["pf_automaton"], AUTOMATON_STATES),
         "egress": Map(MapType.LPM_TRIE, SIZES["pf_egress_key"], SIZES["pf_egress"], EGRESS_ENTRIES, late),
         "executables": Map(MapType.LPM_TRIE, SIZES["pf_executable_key"], 4, EXECUTABLES, late),
+        "images": Map(MapType.LRU_HASH, SIZES["pf_image_key"], SIZES["pf_image"], IMAGES),
         "device_grants": Map(MapType.HASH, SIZES["pf_grant_key"], 4, DEVICE_GRANTS, late),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
     }

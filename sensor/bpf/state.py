@@ -136,6 +136,46 @@ class GrantKey(Struct, frozen=True, gc=False):
         return GrantKey(*_PF_GRANT_KEY.unpack(data))
 
 
+_PF_IMAGE_KEY = PackedStruct("<IIQ")
+
+
+class ImageKey(Struct, frozen=True, gc=False):
+    """A `struct pf_image_key`: 16 bytes. Arrays are bytes."""
+
+    class_id: int = 0
+    device: int = 0
+    inode: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_IMAGE_KEY.pack(
+            self.class_id,
+            self.device,
+            self.inode,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> ImageKey:
+        return ImageKey(*_PF_IMAGE_KEY.unpack(data))
+
+
+_PF_IMAGE = PackedStruct("<Q")
+
+
+class Image(Struct, frozen=True, gc=False):
+    """A `struct pf_image`: 8 bytes. Arrays are bytes."""
+
+    changed: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_IMAGE.pack(
+            self.changed,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Image:
+        return Image(*_PF_IMAGE.unpack(data))
+
+
 _PF_EXECUTABLE_KEY = PackedStruct("<II120s")
 
 
@@ -733,6 +773,8 @@ SIZES = {
     "pf_class": 72,
     "pf_quarantine": 16,
     "pf_grant_key": 16,
+    "pf_image_key": 16,
+    "pf_image": 8,
     "pf_executable_key": 128,
     "pf_sandbox": 192,
     "pf_process": 40,

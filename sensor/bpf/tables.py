@@ -23,7 +23,19 @@ from sensor.bpf.maps import (
     LOW_MINORS,
 )
 from sensor.bpf.objects import Generation
-from sensor.bpf.state import SIZES, DeviceKey, FlowState, FlushRequest, Peer, Process, Repeat, Sandbox, UnixKey
+from sensor.bpf.state import (
+    SIZES,
+    DeviceKey,
+    FlowState,
+    FlushRequest,
+    Image,
+    ImageKey,
+    Peer,
+    Process,
+    Repeat,
+    Sandbox,
+    UnixKey,
+)
 from sensor.bpf.state import Class as KernelClassEntry
 from sensor.bpf.steps import Found, Plan, pack_watch
 from sensor.errors import RefusedError
@@ -119,6 +131,10 @@ class Tables:
     def write_executables(self, entries: Mapping[bytes, bytes]) -> None:
         """The whole trie: struct pf_executable_key to PF_LISTED and PF_SHELL."""
         self._write_whole("executables", SIZES["pf_executable_key"], entries, EXECUTABLES)
+
+    def deny_image(self, class_id: int, device: int, inode: int, changed: int) -> None:
+        """A file that was hashed and is denied: its next exec is killed before it begins."""
+        libbpf.update(self._maps["images"], ImageKey(class_id, device, inode).pack(), Image(changed).pack())
 
     def write_grants(self, entries: Mapping[bytes, bytes]) -> None:
         """All single devices: struct pf_grant_key to anything."""

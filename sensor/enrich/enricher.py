@@ -249,6 +249,7 @@ class Enricher:
             r.euid,
             r.device,
             r.inode,
+            r.changed,
             deleted,
             memfd,
             tmpfs,

@@ -131,6 +131,7 @@ class ExistingScan:
             one.links.euid,
             0,
             0,
+            0,
             one.links.deleted,
             one.links.image.startswith(b"/memfd:"),
             False,

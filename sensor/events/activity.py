@@ -49,6 +49,7 @@ class ProcessCreation(Activity, frozen=True, gc=False):
     EffectiveUid: int
     ImageDevice: int
     ImageInode: int
+    ImageChanged: int  # change time of its inode, UTC in seconds: nobody but the kernel sets it
     ImageDeleted: bool
     ImageMemfd: bool
     ImageTmpfs: bool

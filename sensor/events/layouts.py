@@ -59,6 +59,7 @@ class ExecDenied(IntEnum):
     DELETED = 4
     WRITTEN = 5
     SHELL = 6
+    HASH = 7
 
 
 class Phase(IntEnum):
@@ -154,7 +155,7 @@ class Loss(IntEnum):
 
 
 class Exec(Struct, frozen=True, gc=False):
-    """A `struct pf_exec`: 176 bytes, then its tails."""
+    """A `struct pf_exec`: 184 bytes, then its tails."""
 
     type: int
     flags: int
@@ -186,6 +187,7 @@ class Exec(Struct, frozen=True, gc=False):
     stdin_inode: int
     stdout_inode: int
     stderr_inode: int
+    changed: int
     stdin_kind: int
     stdout_kind: int
     stderr_kind: int
@@ -196,7 +198,7 @@ class Exec(Struct, frozen=True, gc=False):
     cwd_path: bytes
 
 
-_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQBBBB4xHHHH")
+_PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4xHHHH")
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
@@ -231,6 +233,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         stdin_inode,
         stdout_inode,
         stderr_inode,
+        changed,
         stdin_kind,
         stdout_kind,
         stderr_kind,
@@ -240,7 +243,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         image_path_len,
         cwd_path_len,
     ) = _PF_EXEC.unpack_from(buffer, at)
-    a0 = at + 176
+    a0 = at + 184
     a1 = a0 + argv_len
     a2 = a1 + filename_len
     a3 = a2 + image_path_len
@@ -278,6 +281,7 @@ def read_exec(buffer: Buffer, at: int) -> Exec:
         stdin_inode,
         stdout_inode,
         stderr_inode,
+        changed,
         stdin_kind,
         stdout_kind,
         stderr_kind,
@@ -760,7 +764,7 @@ HEADER_SIZE = 48
 
 # Record type → (smallest size, reader).
 READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
-    1: (176, read_exec),
+    1: (184, read_exec),
     2: (88, read_fork),
     3: (64, read_exit),
     16: (64, read_cgroup),

@@ -21,6 +21,7 @@ def denied_execs(settings: SandboxClass) -> int:
         ExecDenied.MEMFD: denied.memfd,
         ExecDenied.DELETED: denied.deleted,
         ExecDenied.WRITTEN: denied.written_inside,
+        ExecDenied.HASH: bool(denied.sha256),
         ExecDenied.SHELL: settings.shells_on_sockets == "deny",
     }
     return sum(1 << reason for reason, on in reasons.items() if on)

@@ -107,6 +107,7 @@ _DESCRIPTIONS = {
     "EffectiveUid": "effective user id",
     "ImageDevice": "device number of the program's file",
     "ImageInode": "inode of the program's file",
+    "ImageChanged": "change time of the program's inode, UTC in seconds",
     "ImageDeleted": "the file has no name any more",
     "ImageMemfd": "the file is memory only (memfd_create)",
     "ImageTmpfs": "the file is on a tmpfs, such as /dev/shm",

@@ -57,6 +57,7 @@ def process_creation(**fields: Any) -> ProcessCreation:
         "EffectiveUid": 0,
         "ImageDevice": 2049,
         "ImageInode": 1 << 63,
+        "ImageChanged": 1700000000,
         "ImageDeleted": False,
         "ImageMemfd": False,
         "ImageTmpfs": False,

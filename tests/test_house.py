@@ -25,6 +25,7 @@ LAYERS = (
     {"detect", "respond", "trajectories"},
     {"control", "kernel"},
     {"network"},
+    {"guard"},
     {"pipeline"},
     {"reports"},
     {"operations"},

@@ -24,6 +24,8 @@ FAMILIES = 16384  # program images that dialled, or on whose flow data came in a
 AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/judge.bpf.c
 EGRESS_ENTRIES = 65536
 EGRESS_NAMES = 65536
+GUARDED = 16  # processes of the sensor itself
+ACCESSES = 4096
 
 
 class Sizes(Struct, frozen=True):
@@ -76,6 +78,8 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "automaton": Map(MapType.ARRAY, 4, SIZES["pf_automaton"], AUTOMATON_STATES),
         "egress": Map(MapType.LPM_TRIE, SIZES["pf_egress_key"], SIZES["pf_egress"], EGRESS_ENTRIES, late),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
+        "guarded": Map(MapType.HASH, 4, 4, GUARDED),
+        "accesses": Map(MapType.LRU_HASH, SIZES["pf_access_key"], SIZES["pf_access_count"], ACCESSES),
     }
 
 

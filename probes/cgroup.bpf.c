@@ -137,6 +137,12 @@ int on_cgroup_attach_task(struct bpf_raw_tracepoint_args *ctx) {
   __builtin_memset(&e, 0, sizeof(e));
   fill_header(&e.header, PF_TYPE_CGROUP_MOVE, sizeof(e), sandbox, process);
   e.mover_tgid = e.header.tgid;
+  if (e.mover_tgid == tgid) { /* it is there by now: what counts is where it was */
+    e.mover_sandbox_id = process ? process->sandbox_id : 0;
+  } else {
+    struct pf_sandbox *mover = current_sandbox(c, process_of(e.mover_tgid));
+    e.mover_sandbox_id = mover ? mover->id : 0;
+  }
   e.header.tgid = tgid;
   e.header.tid = tid;
   e.header.cgroup_id = cgroup_id(cgroup);

@@ -354,11 +354,15 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   u64 there = task_cgroup_id(child);
   struct pf_sandbox *sandbox = current_sandbox(c, process);
   /* CLONE_INTO_CGROUP puts a child into another cgroup without firing cgroup_attach_task. */
-  if (!sandbox && here != there) {
+  u16 born = 0;
+  if (here != there) {
     void *set = 0, *cgroup = 0;
     READ(set, child, task_struct, cgroups);
     READ(cgroup, set, css_set, dfl_cgrp);
-    sandbox = sandbox_above(cgroup);
+    struct pf_sandbox *around = sandbox_above(cgroup);
+    if (!sandbox) sandbox = around;
+    born = PF_FLAG_CLONE_INTO;
+    if (!around || !sandbox || around->id != sandbox->id) born |= PF_FLAG_MIGRATED;
   }
   if (!sandbox) return 0;
   struct pf_fork e;
@@ -376,7 +380,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   e.header.tid = tid;
   e.header.cgroup_id = there;
   e.header.exec_id = e.header.time_ns;
-  if (here != there) e.header.flags |= PF_FLAG_CLONE_INTO;
+  e.header.flags |= born;
   send(c, sandbox, &e, sizeof(e), PF_PRIORITY_QUIET);
   return 0;
 }

@@ -6,13 +6,12 @@ what they enforce holds and events wait in the ring; SIGHUP reads rules and poli
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sensor import process
 from sensor.bpf.objects import Generation
@@ -27,6 +26,7 @@ from sensor.errors import HostError, PinfoldError
 from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
+from sensor.guard.guard import Guard
 from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
@@ -84,7 +84,7 @@ class Daemon:
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
         enricher = Enricher(config, mount)
-        enricher.sandboxes.reclassified = self._kernel.classify
+        enricher.sandboxes.reclassified = self._reclassified
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
         responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
         ruleset = rules.result()
@@ -95,9 +95,13 @@ class Daemon:
             enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched, self._network
         )
         self._enricher, self._log, self._responder = enricher, log, responder
+        notices = self._say, log.add_notice
+        self._guard = Guard(config, self._kernel, enricher, host, self._arming, self._metrics, notices, self._network)
+        self._pipeline.protect(self._guard)
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
         self._reload = Reload(
-            self._file, config, self._kernel, enricher, self._pipeline, self._network, responder, self._reports, log,
+            self._file, config, self._kernel, enricher, self._pipeline, self._network, self._guard,
+            responder, self._reports, log,
             self._metrics, self._notifier,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
@@ -110,12 +114,11 @@ class Daemon:
         if all(pattern.path == f"{config.instance}/*" for pattern in config.sandboxes):
             file = self._file or "the configuration"
             say(f"only what `pinfold sandbox run` starts is watched: {file} names no cgroups, see its key sandboxes")
-        process.go_first()
-        gc.collect()
-        process.give_back_memory()
-        gc.freeze()
-        # What is made from here on is records without cycles; collecting often would only cost.
-        gc.set_threshold(50_000, 20, 100)
+        process.settle_down()
+
+    def _reclassified(self, sandbox_id: int, name: str) -> None:
+        self._kernel.classify(sandbox_id, name)
+        self._guard.reclassified(sandbox_id)
 
     def _own_pids(self) -> tuple[int, ...]:
         """The api, and whatever started us: the CLI with its live view, or systemd."""
@@ -148,6 +151,7 @@ class Daemon:
         existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()
+        self._guard.begin()
         # Of what an older generation of the probes recorded, all was told when it happened.
         first = kernel.fresh and not kernel.older
         for older in list(kernel.older):
@@ -263,9 +267,9 @@ class Daemon:
         kernel.refresh_devices()
         kernel.sweep()
         self._link.tick()
+        self._guard.each_second(time.monotonic_ns())
         armed = not self._arming.disarmed()
-        if bool(kernel.handle.read().armed) != armed:
-            kernel.handle.write(armed=int(armed))
+        kernel.arm(armed)
         self._reports.each_second(armed)
 
     def _count_lost(self, stage: str, reason: str, lines: int) -> None:
@@ -290,7 +294,7 @@ class Daemon:
             )
             self._say(text, cgroup=gap.folder)
 
-    def _say(self, text: str, **fields: str) -> None:
+    def _say(self, text: str, **fields: Any) -> None:
         """To the operator and into the log."""
         self._log.add_notice(text, **fields)
         say(text)

@@ -142,14 +142,18 @@ class Kernel:
     def attach(self) -> None:
         attach.attach_tracepoints(self.generation)
         ids = []
-        for folder in steps.literal_folders(self._patterns):
-            path = f"{self.mount}/{folder}" if folder else self.mount
+        for path in self.attached_folders():
             try:
                 attach.attach_cgroup(self.generation, path)
                 ids.append(os.stat(path).st_ino)
             except FileNotFoundError:
                 continue  # its birth will be told, and it is attached then
         attach.detach_others(self.generation, ids)
+
+    def attached_folders(self) -> list[str]:
+        """The cgroups that hold the programs, or will once they are made."""
+        folders = steps.literal_folders(self._patterns)
+        return [f"{self.mount}/{folder}" if folder else self.mount for folder in folders]
 
     def seed_from_older(self) -> None:
         """What earlier generations know of processes: who had left its sandbox's cgroup is found nowhere else."""
@@ -181,6 +185,11 @@ class Kernel:
             **self._flow_settings(),
         )
         self.handle.write(active_generation=self.generation.number)
+
+    def arm(self, armed: bool) -> None:
+        """As the operator has it, whatever the entry says."""
+        if bool(self.handle.read().armed) != armed:
+            self.handle.write(armed=int(armed))
 
     def apply_flow_settings(self) -> None:
         """After a reload."""

@@ -39,7 +39,7 @@ LOSS_REASONS: dict[str, tuple[str, ...]] = {
 
 CATEGORIES = (
     "process_creation", "network_connection", "device_access", "process_termination", "sandbox_change", "network_flow",
-    "network_protocol", "dns_query", "network_listen", "network_behavior",
+    "network_protocol", "dns_query", "network_listen", "network_behavior", "process_migration", "sensor_access",
 )  # fmt: skip
 ACTIONS = ("kill", "kill-sandbox")
 OUTCOMES = ("done", "would", "gone", "never_touch", "failed")
@@ -52,6 +52,8 @@ PROTOCOLS = (
     "ssh", "tls", "quic", "http", "socks", "dns", "stratum", "getblocktemplate", "stratum2", "wireguard", "openvpn",
     "frp", "bore", "chisel", "wstunnel", "devtunnels", "yamux", "shell",
 )  # fmt: skip
+CONTAINED = ("killed", "gone", "never_touch", "failed", "would")
+TAMPERED = ("link", "pin", "map", "control", "sandbox", "tracer", "stopped")
 DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
 REFUSED_PEERS = ("busy", "sandboxed", "unverified")
 STATUSES = ("200", "400", "404", "405", "500", "503")
@@ -150,6 +152,28 @@ METRICS: tuple[Metric, ...] = (
         ("outcome",),
         (SOCKETS,),
     ),
+    Metric(
+        "pinfold_containment_seconds",
+        "histogram",
+        "From a process's move out of its sandbox's cgroup, in the kernel, to the SIGKILL it got.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    Metric(
+        "pinfold_containments_total",
+        "counter",
+        "Processes that left their sandbox's cgroup, or moved others out of it; `would` is monitor mode or disarmed.",
+        ("outcome",),
+        (CONTAINED,),
+    ),
+    Metric(
+        "pinfold_tampering_total",
+        "counter",
+        "Differences between what the sensor put into the kernel and what was found there, and other interference.",
+        ("what",),
+        (TAMPERED,),
+    ),
+    Metric("pinfold_guard_seconds_total", "counter", "CPU time spent on verifying links, pins and maps."),
+    Metric("pinfold_sandboxes_tamperable", "gauge", "Live sandboxes with rights by which they can reach the sensor."),
     Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
     Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),
     Metric("pinfold_enforcing", "gauge", "1 while armed, 0 after `pinfold disarm`."),

@@ -3,6 +3,7 @@ destroyed, living flows looked at, hosts files read, and the host as the detecto
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from sensor.bpf.state import FlowState
@@ -19,7 +20,7 @@ from sensor.events.activity import Activity, AnyActivity, NetworkFlow, SandboxCh
 from sensor.events.layouts import FlowFlag
 from sensor.metrics import Metrics
 from sensor.respond.egress import Change, EgressPolicy, NameGrants
-from sensor.respond.sockets import MOST_SOCKETS, Destroyer, Request, Response, Socket
+from sensor.respond.sockets import MOST_PROCESSES, MOST_SOCKETS, Destroyer, Request, Response, Socket
 
 CHECKED_AT_ONCE = 2048  # living flows, each second
 SOUGHT_AT_ONCE = 4096  # places of the kernel's table, each second after a start: some 3 us each
@@ -92,6 +93,13 @@ class Network:
         elif kind is SandboxChange and activity.change == "ended":  # type: ignore[union-attr]
             self._write(self._grants.forget(activity.SandboxId))
             self._hosts.forget(activity.SandboxId)
+
+    def sweep(self, sandbox_id: int, cgroup_id: int) -> None:
+        """Destroys what was made in that cgroup and is held by the sandbox: sockets that our hooks never saw, made by a
+        process that had left, and passed back."""
+        holders = self._enricher.processes.in_sandbox(sandbox_id)[-MOST_PROCESSES:]
+        known = tuple((process.tgid, process.start_ns) for process in holders)
+        self._destroyer.start(Request(sandbox_id, known, (), made_in=cgroup_id), time.monotonic_ns())
 
     def tick(self, now_ns: int) -> None:
         """Often while `busy`."""
@@ -187,6 +195,15 @@ class Network:
                 DestinationIp=socket.remote,
                 DestinationPort=socket.remote_port,
                 SocketCookie=socket.cookie,
+            )
+
+        for result in response.swept:
+            self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
+            self._told(
+                f"a socket made outside its sandbox's cgroup {_OUTCOMES[result.outcome]}"
+                + (result.reason and f": {result.reason}"),
+                SandboxId=response.request.sandbox_id,
+                CgroupId=response.request.made_in,
             )
 
     def _counters(self, cookie: int) -> Counters | None:

@@ -28,13 +28,16 @@ from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
 from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
+from sensor.guard.guard import Guard
 from sensor.metrics import Metrics
 from sensor.network import Network
+from sensor.respond.containment import escape_of
 from sensor.respond.responder import Responder
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import Rule
 
 Watched = Callable[[Cgroup], None]
+_MIGRATED = int(layouts.Flag.MIGRATED)
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
@@ -63,6 +66,7 @@ class Pipeline:
         self.watched = watched
         self.network = network
         self.detectors = network.detectors
+        self.guard: Guard | None = None  # made later; without one nothing is contained
         self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
@@ -81,6 +85,11 @@ class Pipeline:
                     Response(detection, time.time_ns(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
                 )
 
+    def protect(self, guard: Guard) -> None:
+        """From here on escapes are contained, and what the guard sees is told."""
+        self.guard = guard
+        guard.seen = self.tell
+
     def take(self, buffer: Buffer, at: int, length: int, generation: int, position: int) -> None:
         """A record of `length` bytes at `at`. Never raises for anything a sandbox put into it."""
         record: Any = self.decoder.decode(buffer, at, length)
@@ -98,13 +107,27 @@ class Pipeline:
                 self._take(flow_activity)
         elif kind is layouts.Inversion:
             self._inverted(record, generation, position)
+        elif kind is layouts.Move or (kind is layouts.Fork and record.flags & _MIGRATED):
+            self._crossed(record, generation, position)
         else:
             activity = self.enricher.apply(record, generation, position)
             if activity is not None:
                 self._take(activity)
 
+    def _crossed(self, record: layouts.Move | layouts.Fork, generation: int, position: int) -> None:
+        """A process is on another side of a sandbox's border. One that broke out is stopped before anything is told."""
+        change = self.enricher.apply(record, generation, position)
+        migration = self.enricher.escapes.migration(record, generation, position + 1)
+        if migration is not None and migration.Direction == "left" and migration.MoverSandboxed and self.guard:
+            self.guard.containment.escaped(escape_of(record), migration.SandboxClass, again=self._is_replay(migration))
+        for activity in (change, migration):
+            if activity is not None:
+                self._take(activity)
+
     def tick(self, monotonic_ns: int) -> None:
         """What comes of time and not of a record."""
+        if self.guard is not None:
+            self.guard.containment.settle()
         self.network.tick(monotonic_ns)
         for activity in self.enricher.flows.settle(monotonic_ns):
             self._take(activity)
@@ -114,7 +137,8 @@ class Pipeline:
     @property
     def busy(self) -> bool:
         """Whether something waits for a tick soon."""
-        return self.detectors.busy or self.network.busy or self.enricher.flows.holding
+        contains = self.guard is not None and self.guard.containment.pending
+        return contains or self.detectors.busy or self.network.busy or self.enricher.flows.holding
 
     def _take(self, activity: AnyActivity | SandboxChange) -> None:
         """What a replay shows again is not told again, but detectors must know it."""
@@ -124,6 +148,8 @@ class Pipeline:
         else:
             self.tell(activity)
         self.network.observe(activity)
+        if self.guard is not None:
+            self.guard.observe(activity)
         self._derived(self.detectors.observe(activity))
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 
 from sensor.errors import HostError
@@ -40,3 +41,13 @@ def go_first() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     except PermissionError:
         return
+
+
+def settle_down() -> None:
+    """After a start: what was made for it goes, what is left stays, and the loop goes first. What is made from here on
+    is records without cycles; collecting often would only cost."""
+    go_first()
+    gc.collect()
+    give_back_memory()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

@@ -8,6 +8,7 @@ from sensor.config import Config, complete, load, refuse_fixed, rule_paths
 from sensor.enrich.enricher import Enricher
 from sensor.errors import PinfoldError
 from sensor.export.log import EventLog
+from sensor.guard.guard import Guard
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.network import Network
@@ -32,6 +33,7 @@ class Reload:
         enricher: Enricher,
         pipeline: Pipeline,
         network: Network,
+        guard: Guard,
         responder: Responder,
         reports: Reports,
         log: EventLog,
@@ -42,6 +44,7 @@ class Reload:
         self._file = file
         self._kernel, self._enricher, self._pipeline = kernel, enricher, pipeline
         self._network, self._responder, self._reports = network, responder, reports
+        self._guard = guard
         self._log, self._metrics, self._notifier = log, metrics, notifier
         self._asked = False
         self._wanted: tuple[Config, Loading] | None = None
@@ -84,6 +87,7 @@ class Reload:
             return
         self.config = config
         self._kernel.apply_flow_settings()
+        self._guard.reloaded(config)
         self._network.reload(config)
         self._pipeline.engine = engine
         self._responder.policy = Policy(config)

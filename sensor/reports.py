@@ -110,8 +110,11 @@ class Reports:
         )
 
     def sandboxes(self) -> bytes:
-        """`state` is unknown where events were lost: nothing can be said of it then."""
+        """`state` is unknown where events were lost: nothing can be said of it then; and where a sandbox has rights
+        by which it could have hidden from the probes, no silence of theirs makes it clean."""
         rows = []
+        guard = self._pipeline.guard
+        tamperable = guard.privileges.tamperable if guard is not None else frozenset()
         for sandbox in self._live():
             lost = self._lost(sandbox.id)
             detections = self._pipeline.detections.get(sandbox.id, 0)
@@ -125,7 +128,8 @@ class Reports:
                     "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
                     "detections": detections,
                     "lost": lost,
-                    "state": "detected" if detections else "unknown" if lost else "clean",
+                    "tamperable": sandbox.id in tamperable,
+                    "state": _state(detections, lost, sandbox.id in tamperable),
                 }
             )
         return msgspec.json.encode(rows)
@@ -152,3 +156,11 @@ class Reports:
             for rule in engine.rules
         ]
         return msgspec.json.encode(rows)
+
+
+def _state(detections: int, lost: dict[str, int], tamperable: bool) -> str:
+    if detections:
+        return "detected"
+    if lost:
+        return "unknown"
+    return "tamperable" if tamperable else "clean"

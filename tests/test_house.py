@@ -27,6 +27,7 @@ LAYERS = (
     {"detect", "respond", "trajectories"},
     {"control", "kernel"},
     {"network"},
+    {"guard"},
     {"pipeline"},
     {"reports"},
     {"reload"},

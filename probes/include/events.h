@@ -25,6 +25,7 @@ enum pf_type {
   PF_TYPE_LISTEN = 65,
   PF_TYPE_PAYLOAD = 66,
   PF_TYPE_INVERSION = 67,
+  PF_TYPE_SENSOR_ACCESS = 80,
 };
 
 /* Set in pf_header.flags. */
@@ -33,6 +34,12 @@ enum pf_flag {
   PF_FLAG_KILLED = 2,      /* the probe answered with SIGKILL: the policy denies it, see pf_exec.denied */
   PF_FLAG_MIGRATED = 4,    /* the task's cgroup is outside its (sticky) sandbox */
   PF_FLAG_CLONE_INTO = 8,  /* fork: the child was born in another cgroup than its parent's */
+};
+
+/* What a sandboxed process tried on the sensor, pf_sensor_access.access. */
+enum pf_access {
+  PF_ACCESS_SIGNAL = 1,          /* a signal to one of the sensor's processes; an attach by ptrace sends SIGSTOP */
+  PF_ACCESS_CAPABILITY = 2,      /* it was asked for CAP_BPF or CAP_PERFMON, as by bpf(2) */
 };
 
 /* What was decided in the kernel. */
@@ -236,6 +243,7 @@ struct pf_move {
   u64 start_ns;
   u64 previous_sandbox_id;   /* 0: it was in none */
   u64 destination_sandbox_id;/* 0: it left */
+  u64 mover_sandbox_id;      /* of who moved it; 0: somebody outside every sandbox */
   u32 mover_tgid;
   u32 pad;
 };
@@ -366,4 +374,16 @@ struct pf_inversion {
   u32 packets_in;
   u32 length;                /* of the segment's payload */
   u32 inversions;
+};
+
+/* Told once, then at most once a second with what was counted meanwhile; what is counted last is not told. */
+struct pf_sensor_access {
+  struct pf_header header;   /* of who tried */
+  u64 count;
+  u32 access;                /* enum pf_access */
+  u32 number;                /* of the signal, or of the capability */
+  u32 target_tgid;           /* signal: whose */
+  s32 result;                /* signal: TRACE_SIGNAL_…, 0 where it was delivered; capability: 0 granted, -EPERM */
+  u32 user_ns;               /* capability: in which user namespace it was asked for */
+  u32 uid;
 };

@@ -279,3 +279,15 @@ struct pf_name {
   u64 until_ns;            /* CLOCK_MONOTONIC */
   struct pf_egress ports;
 };
+
+/* Key of the map accesses: what a program image tried on the sensor. */
+struct pf_access_key {
+  u64 exec_id;
+  u32 tgid;
+  u32 what;                /* enum pf_access << 16 | number << 8 | refused */
+};
+
+struct pf_access_count {
+  u64 count;               /* since the last record */
+  u64 sent_ns;
+};

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import lru_cache
 from struct import error
 
 from msgspec import Struct
@@ -61,6 +62,11 @@ def _state(result: int) -> str:
     return "supported" if result > 0 else refused if result == 0 else "inconclusive"
 
 
+@lru_cache(1)
+def _names() -> bytes:
+    return names()
+
+
 def _attach_type(kind: ProgType, attach: AttachType) -> int:
     """Whether the kernel loads a program that returns 1 for this place. It is never attached."""
     loaded, _ = libbpf.try_load(int(kind), [_RETURN_ONE, _EXIT], int(attach))
@@ -72,7 +78,7 @@ def connect_unix() -> str:
     state = _attach_type(ProgType.CGROUP_SOCK_ADDR, AttachType.UNIX_CONNECT)
     if state > 0:
         try:
-            known = names()
+            known = _names()
         except (OSError, error):
             return "unsupported"
         if any(b"\0" + name + b"\0" not in known for name in (b"bpf_sock_addr_kern", b"uaddrlen")):
@@ -88,9 +94,26 @@ def coarse_clock() -> str:
     return _state(_helper(ProgType.CGROUP_SKB, Helper.KTIME_GET_COARSE_NS, AttachType.INET_EGRESS))
 
 
+def tracepoint(name: str) -> str:
+    """By the type that the kernel's BTF has for each tracepoint's probes. Attaching to try would patch a hot path
+    twice and wait for every CPU."""
+    try:
+        known = _names()
+    except (OSError, error):
+        return "inconclusive"
+    return "supported" if b"\0btf_trace_" + name.encode() + b"\0" in known else "unsupported"
+
+
+# Optional tracepoints; each is a feature by its own name.
+TRACEPOINTS = ("signal_generate", "cap_capable")
+
+
 def chosen() -> tuple[str, ...]:
     """The optional features that the probes are compiled with."""
-    found = (("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock()))
+    found = [("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock())]
+    if os.geteuid() == 0:
+        found += [(name, tracepoint(name)) for name in TRACEPOINTS]
+    _names.cache_clear()  # megabytes, which nobody asks for again
     return tuple(name for name, state in found if state == "supported")
 
 
@@ -196,6 +219,22 @@ def report() -> list[Feature]:
             "cgroup/connect_unix, 6.7",
             "connects to docker.sock and the like",
             "boot a kernel from 6.7 on",
+        ),
+    ]
+    found += [
+        Feature(
+            "signals to the sensor",
+            tracepoint("signal_generate"),
+            "raw tracepoint signal_generate",
+            "detection of a sandbox that signals the sensor's processes",
+            upgrade,
+        ),
+        Feature(
+            "requests for BPF",
+            tracepoint("cap_capable"),
+            "raw tracepoint cap_capable, 6.13",
+            "detection of a sandbox that calls bpf(2); that it is tamperable is still told, by its capabilities",
+            "boot a kernel from 6.13 on",
         ),
     ]
     state, detail = _lsm()

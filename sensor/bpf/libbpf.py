@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from ctypes.util import find_library
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from sensor.errors import HostError, RefusedError
 
 F_NO_PREALLOC = 1
 F_CLONE = 1 << 9  # of per-socket storage: an accepted socket gets a copy of its listener's
 ANY, NOEXIST = 0, 1
+LINK_RAW_TRACEPOINT, LINK_CGROUP = 1, 3  # enum bpf_link_type
 
 
 class MapType(IntEnum):
@@ -143,6 +145,7 @@ _lib.bpf_obj_pin.argtypes = [ctypes.c_int, ctypes.c_char_p]
 _lib.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
 _lib.bpf_map_lookup_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p]
 _lib.bpf_map_delete_elem.argtypes = [ctypes.c_int, ctypes.c_char_p]
+_lib.bpf_map_lookup_batch.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 6]
 _lib.bpf_map_get_next_key.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p]
 _lib.bpf_link_create.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
 _lib.bpf_raw_tracepoint_open.argtypes = [ctypes.c_char_p, ctypes.c_int]
@@ -198,8 +201,30 @@ def get(path: Path) -> int:
     return _check(_lib.bpf_obj_get(bytes(path)), f"opening the pin {path}")
 
 
+class Contents(dict[bytes, bytes]):
+    """What was written into a map that is followed. `revision` changes with each write."""
+
+    revision = 0
+
+
+_followed: dict[int, Contents] = {}
+
+
+def follow(descriptor: int) -> Contents:
+    """From now on, what `update` and `delete` of this process do to the map by this descriptor."""
+    return _followed.setdefault(descriptor, Contents())
+
+
+def follow_no_more(descriptor: int) -> None:
+    _followed.pop(descriptor, None)
+
+
 def update(descriptor: int, key: bytes, value: bytes, flags: int = ANY) -> None:
     _check(_lib.bpf_map_update_elem(descriptor, key, value, flags), "writing a map")
+    if descriptor in _followed:
+        contents = _followed[descriptor]
+        contents[key] = value
+        contents.revision += 1
 
 
 def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
@@ -210,7 +235,22 @@ def lookup(descriptor: int, key: bytes, size: int) -> bytes | None:
 
 
 def delete(descriptor: int, key: bytes) -> bool:
-    return bool(_lib.bpf_map_delete_elem(descriptor, key) >= 0)
+    deleted = bool(_lib.bpf_map_delete_elem(descriptor, key) >= 0)
+    if descriptor in _followed:
+        contents = _followed[descriptor]
+        contents.pop(key, None)
+        contents.revision += 1
+    return deleted
+
+
+def lookup_array(descriptor: int, value: int, entries: int) -> bytes:
+    """Every value of an array, one behind the other, by one system call (BPF_MAP_LOOKUP_BATCH, 5.6)."""
+    keys, values = ctypes.create_string_buffer(4 * entries), ctypes.create_string_buffer(value * entries)
+    count, after = ctypes.c_uint32(entries), ctypes.c_uint32()
+    result = _lib.bpf_map_lookup_batch(descriptor, None, ctypes.byref(after), keys, values, ctypes.byref(count), None)
+    if count.value != entries:
+        _check(result, "reading a map")
+    return values.raw[: value * count.value]
 
 
 def keys(descriptor: int, size: int, most: int, after: bytes | None = None) -> list[bytes]:
@@ -248,6 +288,35 @@ def info(descriptor: int, size: int = 256) -> bytes:
     length = ctypes.c_uint32(size)
     _check(_lib.bpf_obj_get_info_by_fd(descriptor, buffer, ctypes.byref(length)), "asking about a BPF object")
     return buffer.raw[: length.value]
+
+
+class LinkInfo(NamedTuple):
+    """struct bpf_link_info. `cgroup_id`: 0 of a tracepoint's, and of one that was detached."""
+
+    kind: int
+    id: int
+    program_id: int
+    cgroup_id: int
+    attach: int
+
+
+def link_info(descriptor: int) -> LinkInfo:
+    told = info(descriptor).ljust(32, b"\0")
+    kind, number, program = struct.unpack_from("=III", told)
+    cgroup_id, attach = struct.unpack_from("=QI", told, 16) if kind == LINK_CGROUP else (0, 0)
+    return LinkInfo(kind, number, program, cgroup_id, attach)
+
+
+def object_id(descriptor: int) -> int:
+    """Of a map, program or link: each has its id behind its type."""
+    return int.from_bytes(info(descriptor)[4:8], sys.byteorder)
+
+
+def map_shape(descriptor: int) -> tuple[int, int, int, int]:
+    """Type, size of keys, size of values, entries at most."""
+    told = info(descriptor)
+    kind, _, key, value, entries = struct.unpack_from("=IIIII", told)
+    return kind, key, value, entries
 
 
 def map_value_size(descriptor: int) -> int:

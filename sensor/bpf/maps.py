@@ -28,6 +28,8 @@ EXECUTABLES = 16384
 DEVICE_GRANTS = 4096
 IMAGES = 1024
 MOST_QUARANTINES = 65536
+GUARDED = 16  # processes of the sensor itself
+ACCESSES = 4096
 
 
 class Sizes(Struct, frozen=True):
@@ -83,6 +85,8 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "images": Map(MapType.LRU_HASH, SIZES["pf_image_key"], SIZES["pf_image"], IMAGES),
         "device_grants": Map(MapType.HASH, SIZES["pf_grant_key"], 4, DEVICE_GRANTS, late),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
+        "guarded": Map(MapType.HASH, 4, 4, GUARDED),
+        "accesses": Map(MapType.LRU_HASH, SIZES["pf_access_key"], SIZES["pf_access_count"], ACCESSES),
     }
 
 

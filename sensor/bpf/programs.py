@@ -13,7 +13,16 @@ PROBES = Path(__file__).resolve().parents[2] / "probes"
 _HEADERS = ("include/events.h", "include/state.h", "include/common.h", "include/sockets.h")
 # Each is compiled by a process of its own, at the same time: most of a cold start is clang's.
 UNITS = (
-    (*_HEADERS, "process.bpf.c", "cgroup.bpf.c", "egress.bpf.c", "socket.bpf.c", "device.bpf.c", "flush.bpf.c"),
+    (
+        *_HEADERS,
+        "process.bpf.c",
+        "cgroup.bpf.c",
+        "egress.bpf.c",
+        "socket.bpf.c",
+        "device.bpf.c",
+        "flush.bpf.c",
+        "guard.bpf.c",
+    ),
     (*_HEADERS, "egress.bpf.c", "flow.bpf.c", "packet.bpf.c", "judge.bpf.c"),
 )
 
@@ -29,8 +38,8 @@ class Program(Struct, frozen=True):
     called_by: tuple[str, int] | None = None  # the map of programs, and the place in it, by which others tail-call it
 
 
-def _raw(tracepoint: str) -> Program:
-    return Program(f"on_{tracepoint}", ProgType.RAW_TRACEPOINT, tracepoint=tracepoint)
+def _raw(tracepoint: str, feature: str = "") -> Program:
+    return Program(f"on_{tracepoint}", ProgType.RAW_TRACEPOINT, tracepoint=tracepoint, feature=feature)
 
 
 PROGRAMS = (
@@ -40,6 +49,8 @@ PROGRAMS = (
     _raw("cgroup_mkdir"),
     _raw("cgroup_rmdir"),
     _raw("cgroup_attach_task"),
+    _raw("signal_generate", "signal_generate"),
+    _raw("cap_capable", "cap_capable"),
     Program("on_sock_create", ProgType.CGROUP_SOCK, attach=AttachType.INET_SOCK_CREATE),
     Program("on_connect4", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET4_CONNECT),
     Program("on_connect6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET6_CONNECT),

@@ -768,6 +768,48 @@ class Name(Struct, frozen=True, gc=False):
         return Name(*_PF_NAME.unpack(data))
 
 
+_PF_ACCESS_KEY = PackedStruct("<QII")
+
+
+class AccessKey(Struct, frozen=True, gc=False):
+    """A `struct pf_access_key`: 16 bytes. Arrays are bytes."""
+
+    exec_id: int = 0
+    tgid: int = 0
+    what: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_ACCESS_KEY.pack(
+            self.exec_id,
+            self.tgid,
+            self.what,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> AccessKey:
+        return AccessKey(*_PF_ACCESS_KEY.unpack(data))
+
+
+_PF_ACCESS_COUNT = PackedStruct("<QQ")
+
+
+class AccessCount(Struct, frozen=True, gc=False):
+    """A `struct pf_access_count`: 16 bytes. Arrays are bytes."""
+
+    count: int = 0
+    sent_ns: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_ACCESS_COUNT.pack(
+            self.count,
+            self.sent_ns,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> AccessCount:
+        return AccessCount(*_PF_ACCESS_COUNT.unpack(data))
+
+
 SIZES = {
     "pf_control": 120,
     "pf_class": 72,
@@ -795,4 +837,6 @@ SIZES = {
     "pf_egress": 48,
     "pf_name_key": 24,
     "pf_name": 56,
+    "pf_access_key": 16,
+    "pf_access_count": 16,
 }

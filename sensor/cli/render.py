@@ -9,7 +9,7 @@ import os
 
 import click
 
-from sensor.cli import rendernet
+from sensor.cli import renderguard, rendernet
 from sensor.cli.escape import escape, fit
 from sensor.cli.rendernet import program
 from sensor.cli.rendernet import text as _text
@@ -30,6 +30,8 @@ _COLOURS = {
     "dns": "blue",
     "listen": "blue",
     "behavior": "yellow",
+    "migrate": "red",
+    "sensor": "red",
     "notice": "yellow",
 }
 _CATEGORIES = {
@@ -42,9 +44,12 @@ _CATEGORIES = {
     "dns_query": "dns",
     "network_listen": "listen",
     "network_behavior": "behavior",
+    "process_migration": "migrate",
+    "sensor_access": "sensor",
 }
 
 Record = rendernet.Record
+_SUBJECTS = rendernet.SUBJECTS | renderguard.SUBJECTS
 
 
 def compact(record: Record, width: int | None, colours: bool) -> str:
@@ -113,8 +118,8 @@ def _subject(record: Record) -> str:
     category = record.get("category")
     if category == "network_connection":
         return f"{program(record)} {rendernet.direction(record)} {_destination(record)}{_outcome(record)}"
-    if isinstance(category, str) and category in rendernet.SUBJECTS:
-        return rendernet.SUBJECTS[category](record)
+    if isinstance(category, str) and category in _SUBJECTS:
+        return _SUBJECTS[category](record)
     if category == "device_access":
         numbers = f"{_text(record, 'DeviceMajor')}:{_text(record, 'DeviceMinor')}"
         access = f"{_text(record, 'DeviceClass')} {numbers} {_text(record, 'Access')}"

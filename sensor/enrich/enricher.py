@@ -16,6 +16,7 @@ from sensor.enrich.actions import Actions
 from sensor.enrich.addresses import Addresses
 from sensor.enrich.clock import Clock, SystemClock, Timeline
 from sensor.enrich.dnsevents import DnsSettings, DnsTracker
+from sensor.enrich.escapes import Escapes
 from sensor.enrich.existing import Existing, ExistingScan
 from sensor.enrich.flows import FlowActivity, Flows
 from sensor.enrich.names import Names
@@ -85,6 +86,7 @@ class Enricher:
         self.names = Names()
         self.addresses = Addresses()
         self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline, self.addresses, self.names)
+        self.escapes = Escapes(self.sandboxes, self.processes, self.users, self._timeline)
         self.dns = DnsTracker(_dns_settings(config), self.names)
         self.flows = Flows(
             self.sandboxes,
@@ -121,6 +123,7 @@ class Enricher:
             Connect: self._actions.connect,
             ConnectUnix: self._actions.connect_unix,
             DeviceAttempt: self._actions.device,
+            layouts.SensorAccess: self.escapes.access,
         }
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:

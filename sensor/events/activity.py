@@ -241,6 +241,37 @@ class NetworkBehavior(Activity, frozen=True, gc=False):
     Domain: str
 
 
+class ProcessMigration(Activity, frozen=True, gc=False):
+    """A process left its sandbox's cgroup, and is its sandbox's still; or a sandboxed process pulled one of the host's
+    into its own. The process is the one that moved."""
+
+    category: ClassVar[str] = "process_migration"
+
+    Direction: str  # left, entered
+    Way: str  # moved; cloned: born outside (CLONE_INTO_CGROUP)
+    PreviousSandboxId: int  # 0: it was in none
+    DestinationSandboxId: int  # 0: it is in none
+    DestinationPath: str  # of the cgroup, where that is a sandbox
+    MoverProcessId: int
+    MoverImage: str  # "" of a process outside every sandbox
+    MoverSandboxed: bool
+
+
+class SensorAccess(Activity, frozen=True, gc=False):
+    """A sandboxed process reached for the sensor itself, or for what gives power over it."""
+
+    category: ClassVar[str] = "sensor_access"
+
+    Attempt: str  # signal, bpf, perfmon, trace
+    Signal: int  # 0: none
+    Target: str  # core, api, launcher; "" where it is none of these
+    TargetProcessId: int
+    Refused: bool
+    Privileged: bool  # the capability was granted over the whole host
+    Count: int
+    Repeat: bool
+
+
 class ProcessTermination(Activity, frozen=True, gc=False):
     category: ClassVar[str] = "process_termination"
 
@@ -278,4 +309,6 @@ AnyActivity = (
     | DnsQuery
     | NetworkListen
     | NetworkBehavior
+    | ProcessMigration
+    | SensorAccess
 )

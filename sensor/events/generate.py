@@ -37,6 +37,7 @@ RECORDS = {
     "PF_TYPE_LISTEN": "pf_listen",
     "PF_TYPE_PAYLOAD": "pf_payload",
     "PF_TYPE_INVERSION": "pf_inversion",
+    "PF_TYPE_SENSOR_ACCESS": "pf_sensor_access",
 }
 
 

@@ -31,6 +31,7 @@ class Type(IntEnum):
     LISTEN = 65
     PAYLOAD = 66
     INVERSION = 67
+    SENSOR_ACCESS = 80
 
 
 class Flag(IntFlag):
@@ -38,6 +39,11 @@ class Flag(IntFlag):
     KILLED = 2
     MIGRATED = 4
     CLONE_INTO = 8
+
+
+class Access(IntEnum):
+    SIGNAL = 1
+    CAPABILITY = 2
 
 
 class Verdict(IntEnum):
@@ -398,7 +404,7 @@ def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
 
 
 class Move(Struct, frozen=True, gc=False):
-    """A `struct pf_move`: 80 bytes, then its tails."""
+    """A `struct pf_move`: 88 bytes, then its tails."""
 
     type: int
     flags: int
@@ -412,10 +418,11 @@ class Move(Struct, frozen=True, gc=False):
     start_ns: int
     previous_sandbox_id: int
     destination_sandbox_id: int
+    mover_sandbox_id: int
     mover_tgid: int
 
 
-_PF_MOVE = PackedStruct("<HHIQQQIIQQQQI4x")
+_PF_MOVE = PackedStruct("<HHIQQQIIQQQQQI4x")
 
 
 def read_move(buffer: Buffer, at: int) -> Move:
@@ -760,6 +767,34 @@ def read_inversion(buffer: Buffer, at: int) -> Inversion:
     return Inversion(*_PF_INVERSION.unpack_from(buffer, at))
 
 
+class SensorAccess(Struct, frozen=True, gc=False):
+    """A `struct pf_sensor_access`: 80 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    count: int
+    access: int
+    number: int
+    target_tgid: int
+    result: int
+    user_ns: int
+    uid: int
+
+
+_PF_SENSOR_ACCESS = PackedStruct("<HHIQQQIIQQIIIiII")
+
+
+def read_sensor_access(buffer: Buffer, at: int) -> SensorAccess:
+    return SensorAccess(*_PF_SENSOR_ACCESS.unpack_from(buffer, at))
+
+
 HEADER_SIZE = 48
 
 # Record type → (smallest size, reader).
@@ -769,7 +804,7 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     3: (64, read_exit),
     16: (64, read_cgroup),
     17: (64, read_cgroup),
-    18: (80, read_move),
+    18: (88, read_move),
     32: (128, read_connect),
     33: (104, read_connect_unix),
     48: (96, read_device_attempt),
@@ -777,4 +812,5 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     65: (88, read_listen),
     66: (120, read_payload),
     67: (104, read_inversion),
+    80: (80, read_sensor_access),
 }

@@ -24,8 +24,10 @@ from sensor.events.activity import (
     NetworkListen,
     NetworkProtocol,
     ProcessCreation,
+    ProcessMigration,
     ProcessTermination,
     SandboxChange,
+    SensorAccess,
 )
 from sensor.events.detection import Detection, Response, event_id
 
@@ -35,7 +37,7 @@ _HEADS = {
     kind: b'{"v":%d,"kind":"event","category":"%b","id":"' % (VERSION, kind.category.encode())
     for kind in (
         ProcessCreation, NetworkConnection, DeviceAccess, ProcessTermination, NetworkFlow, NetworkProtocol, DnsQuery,
-        NetworkListen, NetworkBehavior,
+        NetworkListen, NetworkBehavior, ProcessMigration, SensorAccess,
     )
 }  # fmt: skip
 _DETECTION_FIELDS = (
@@ -69,6 +71,11 @@ _DETECTION_FIELDS_OF = {
         "DistinctDestinations", "DistinctPorts", "PeriodMs", "JitterPercent", "DurationMs", "BytesOut", "BytesIn",
         "CpuPercent", "GpuHeld", "QueriesPerMinute", "EntropyMilliBits", "Domain",
     ),
+    ProcessMigration: (
+        "Direction", "Way", "PreviousSandboxId", "DestinationSandboxId", "MoverProcessId", "MoverImage",
+        "MoverSandboxed",
+    ),
+    SensorAccess: ("Attempt", "Signal", "Target", "TargetProcessId", "Refused", "Privileged", "Count"),
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Request(Struct, frozen=True):
     processes: tuple[tuple[int, int], ...]
     sockets: tuple[Socket, ...]
     net_namespace: int = 0  # 0: whichever the first living process is in
+    made_in: int = 0  # cgroup id: what was made there, whoever of `processes` holds it, is destroyed too
 
 
 class Result(Struct, frozen=True):
@@ -63,6 +64,7 @@ class Result(Struct, frozen=True):
 class Response(Struct, frozen=True):
     request: Request
     results: tuple[Result, ...]  # by socket
+    swept: tuple[Result, ...] = ()  # of `made_in`
 
 
 _NEITHER = Result("failed", "neither TCP nor UDP")
@@ -100,8 +102,8 @@ class _Child:
         os.close(self._answer)
         self.answered = True
         told = iter([_decoded(line) for line in lines])
-        asked = ((_refusal(each) or next(told, _NO_ANSWER)) for each in self.request.sockets)
-        return Response(self.request, tuple(asked))
+        asked = tuple((_refusal(each) or next(told, _NO_ANSWER)) for each in self.request.sockets)
+        return Response(self.request, asked, tuple(told))
 
 
 class Destroyer:
@@ -184,6 +186,7 @@ def _encoded(request: Request) -> bytes:
         {
             "processes": [(tgid, ticks(start_ns)) for tgid, start_ns in request.processes],
             "net_namespace": request.net_namespace,
+            "made_in": request.made_in,
             "sockets": [each for each in request.sockets if _refusal(each) is None],
         }
     )

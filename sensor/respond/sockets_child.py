@@ -30,6 +30,9 @@ _REQUEST_HEAD = struct.Struct("=BBxxI")
 _ID = struct.Struct("=4s16s16sIII")  # struct inet_diag_sockid; the cookie's low word first
 _FOUND = struct.Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retrans, then the id
 _INODE_AT = 4 + _ID.size + 16
+_CGROUP_COND = 13  # INET_DIAG_BC_CGROUP_COND, 5.8
+_MOST_HELD = 8192  # descriptors that are looked at, of all processes together
+_MOST_SWEPT = 256
 _NEWNET = 0x40000000  # CLONE_NEWNET
 _MOST_BYTES = 1 << 16
 
@@ -59,6 +62,9 @@ class Link(Protocol):
 
     def find(self, family: int, protocol: int, ports: tuple[int, int], cookie: int) -> Found | int:
         """The socket, or the errno; ENOENT where it is not there."""
+
+    def made_in(self, family: int, protocol: int, cgroup: int) -> list[Found] | int:
+        """Sockets that were made by tasks of the cgroup, or the errno."""
 
 
 class Netlink:
@@ -91,6 +97,21 @@ class Netlink:
                     return (errno.EOPNOTSUPP if failed == errno.ENOENT else failed) or found
                 if kind == _SOCK_DIAG_BY_FAMILY and (each := Found(message)).cookie == cookie:
                     found = each
+
+    def made_in(self, family: int, protocol: int, cgroup: int) -> list[Found] | int:
+        code = struct.pack("=BBHQ", _CGROUP_COND, 12, 16, cgroup)
+        body = _REQUEST_HEAD.pack(family, protocol, _EVERY_STATE) + bytes(_ID.size)
+        self._send(
+            _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, body + struct.pack("=HH", 4 + len(code), _REQ_BYTECODE) + code
+        )
+        found: list[Found] = []
+        while True:
+            for kind, message in self._receive():
+                if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
+                    failed = -struct.unpack_from("=i", message)[0] if len(message) >= 4 else 0
+                    return failed or found
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    found.append(Found(message))
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._socket.sendto(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body, (0, 0))
@@ -138,6 +159,42 @@ def end(link: Link, wanted: dict[str, Any]) -> _Answer:
         return _told(code)
     code = link.destroy(found.family, protocol, found.id)
     return ("failed", "another socket answers to its addresses") if code in _NOT_FOUND else _told(code)
+
+
+def sweep(link: Link, inodes: set[int], cgroup: int) -> list[_Answer]:
+    """Destroys what was made in the cgroup and is among these: nobody else's that was made there."""
+    told: list[_Answer] = []
+    for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            found = link.made_in(family, protocol, cgroup)
+            if isinstance(found, int):
+                told.append(_told(found))
+                continue
+            mine = [each for each in found if each.inode in inodes][: _MOST_SWEPT - len(told)]
+            told += [_told(link.destroy(each.family, protocol, each.id)) for each in mine]
+    return told
+
+
+def held(processes: list[list[int]]) -> set[int]:
+    """Inodes of the sockets that these hold, as far as they are still the ones meant."""
+    inodes: set[int] = set()
+    looked = 0
+    for tgid, start_ticks in processes:
+        try:
+            names = os.listdir(f"/proc/{tgid}/fd")
+        except OSError:
+            continue
+        for name in names[: _MOST_HELD - looked]:
+            looked += 1
+            try:
+                link = os.readlink(f"/proc/{tgid}/fd/{name}")
+            except OSError:
+                continue
+            if link.startswith("socket:["):
+                inodes.add(int(link[8:-1]))
+        if _start_ticks(tgid) != start_ticks:
+            return set()  # another has the number by now: whose these are is not known
+    return inodes
 
 
 def _search(link: Link, family: int, protocol: int, ports: tuple[int, int], cookie: int) -> Found | int:
@@ -189,6 +246,7 @@ def _start_ticks(tgid: int) -> int | None:
 
 def main() -> None:
     request = json.load(sys.stdin)
+    inodes = held(request["processes"]) if request["made_in"] else set()
     if not enter(request["processes"], request["net_namespace"]):
         answers = [("failed", "no process of these is in its network namespace")] * len(request["sockets"])
         os.write(1, b"".join(map(_line, answers)))
@@ -200,6 +258,12 @@ def main() -> None:
         except (OSError, ValueError) as why:
             answer = "failed", str(why)
         os.write(1, _line(answer))
+    if request["made_in"]:
+        try:
+            swept = sweep(link, inodes, request["made_in"])
+        except (OSError, ValueError) as why:
+            swept = [("failed", str(why))]
+        os.write(1, b"".join(map(_line, swept)))
 
 
 def _line(answer: _Answer) -> bytes:

@@ -22,7 +22,9 @@ from sensor.events.activity import (
     NetworkListen,
     NetworkProtocol,
     ProcessCreation,
+    ProcessMigration,
     ProcessTermination,
+    SensorAccess,
 )
 
 Kind = Literal["text", "address", "number", "flag", "time"]
@@ -49,6 +51,8 @@ CATEGORIES: dict[str, type[Activity]] = {
         DnsQuery,
         NetworkListen,
         NetworkBehavior,
+        ProcessMigration,
+        SensorAccess,
     )
 }
 
@@ -74,6 +78,8 @@ _KEYWORD_FIELDS = {
     "dns_query": (*_KEYWORDS, "QueryName", "QueryResults"),
     "network_listen": (*_KEYWORDS, "SourceIp"),
     "network_behavior": (*_KEYWORDS, "DestinationIp", "DestinationHostname", "Domain"),
+    "process_migration": (*_KEYWORDS, "MoverImage"),
+    "sensor_access": _KEYWORDS,
 }  # fmt: skip
 
 _ABSENT = {
@@ -192,7 +198,7 @@ _DESCRIPTIONS = {
     "DestinationIsIpv6": "the address is IPv6",
     "DestinationHostname": "the name it was looked up by, where known",
     "HostnameTrusted": "a configured resolver gave the name; any other a sandbox can make up",
-    "DestinationPath": "path of a unix socket; an abstract name begins with @",
+    "DestinationPath": "path of a unix socket, where an abstract name begins with @; of a migration's sandbox",
     "DestinationIsLoopback": "the address is a loopback address",
     "DestinationIsPrivate": "private, unique local, link local or loopback address",
     "SourceIp": "local address; empty before the kernel has chosen one",
@@ -215,6 +221,19 @@ _DESCRIPTIONS = {
     "PriorVerdict": "allowed, refused, unknown: of the runtime's own device program",
     "ExitCode": "0 to 255",
     "ExitSignal": "signal that ended it; 0: it exited by itself",
+    "Direction": "left: it is outside its sandbox's cgroup; entered: a sandboxed process pulled it in",
+    "Way": "moved; cloned: born outside",
+    "PreviousSandboxId": "the sandbox it left; 0: none",
+    "DestinationSandboxId": "the sandbox it is in now; 0: none",
+    "MoverProcessId": "tgid of who moved it, itself perhaps",
+    "MoverImage": "the mover's program; empty where it is outside every sandbox",
+    "MoverSandboxed": "the mover is in a sandbox",
+    "Attempt": "signal, bpf, perfmon (a capability was asked for), trace (it traces the sensor)",
+    "Signal": "number of the signal; 0: none",
+    "Target": "core, api, launcher: which of the sensor's processes",
+    "TargetProcessId": "its tgid",
+    "Refused": "the kernel refused the capability",
+    "Privileged": "the capability was granted over the whole host",
 }
 
 

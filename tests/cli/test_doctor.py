@@ -87,7 +87,7 @@ def test_without_the_coarse_clock_nothing_is_lost(monkeypatch: pytest.MonkeyPatc
     found = {check.name: check for check in hostchecks.checks(complete(Config()))}
     assert (found["coarse clock"].state, found["coarse clock"].required) == ("unsupported", False)
     assert found["coarse clock"].lost_without.startswith("nothing")
-    assert features.chosen() == ()
+    assert features.chosen() == features.TRACEPOINTS
 
 
 def test_what_is_missing_comes_with_its_cost_and_remedy(

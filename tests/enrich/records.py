@@ -152,10 +152,19 @@ def death(cgroup_id: int, path: bytes, *, time_ns: int = 20 * 10**9) -> Cgroup:
     return Cgroup(Type.CGROUP_DEATH, 0, 224, time_ns, cgroup_id, cgroup_id, 55, 55, 0, 0, 0, path)
 
 
-def move(tgid: int, start_ns: int, *, previous: int, destination: int, sandbox: int = BOX, cgroup: int = BOX) -> Move:
-    return Move(
-        Type.CGROUP_MOVE, 0, 80, 13 * 10**9, sandbox, cgroup, tgid, tgid, 0, start_ns, previous, destination, 66
-    )
+def move(
+    tgid: int,
+    start_ns: int,
+    *,
+    previous: int,
+    destination: int,
+    sandbox: int = BOX,
+    cgroup: int = BOX,
+    mover: tuple[int, int] = (0, 66),
+) -> Move:
+    """`mover`: its sandbox and tgid."""
+    ids = (sandbox, cgroup, tgid, tgid, 0)
+    return Move(Type.CGROUP_MOVE, 0, 88, 13 * 10**9, *ids, start_ns, previous, destination, *mover)
 
 
 def flow(

@@ -18,8 +18,10 @@ from sensor.events.activity import (
     NetworkListen,
     NetworkProtocol,
     ProcessCreation,
+    ProcessMigration,
     ProcessTermination,
     SandboxChange,
+    SensorAccess,
 )
 from sensor.events.detection import Detection, Response
 
@@ -175,7 +177,9 @@ def response(**fields: Any) -> Response:
 
 
 _NEUTRAL: dict[type, Any] = {str: "", int: 0, bool: False}
-_SAID = {"Phase": "established", "Behavior": "relay", "ApplicationProtocol": "ssh", "DestinationIp": "203.0.113.7"}
+_SAID = {"Phase": "established", "Behavior": "relay", "ApplicationProtocol": "ssh", "DestinationIp": "203.0.113.7"} | {
+    "Direction": "left", "Way": "moved", "Attempt": "bpf",
+}  # fmt: skip
 
 
 def _of(kind: type[Made]) -> Callable[..., Made]:
@@ -194,8 +198,10 @@ network_protocol = _of(NetworkProtocol)
 dns_query = _of(DnsQuery)
 network_listen = _of(NetworkListen)
 network_behavior = _of(NetworkBehavior)
+process_migration = _of(ProcessMigration)
+sensor_access = _of(SensorAccess)
 
 EVERY_ACTIVITY = (
     process_creation, network_connection, device_access, process_termination, network_flow, network_protocol,
-    dns_query, network_listen, network_behavior,
+    dns_query, network_listen, network_behavior, process_migration, sensor_access,
 )  # fmt: skip

@@ -331,6 +331,7 @@ class Daemon:
         self._drain()
         self._link.close()
         self._network.close()
+        self._guard.close()
         self._log.close()
         say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
 

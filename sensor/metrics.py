@@ -174,6 +174,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("pinfold_guard_seconds_total", "counter", "CPU time spent on verifying links, pins and maps."),
     Metric("pinfold_sandboxes_tamperable", "gauge", "Live sandboxes with rights by which they can reach the sensor."),
+    Metric(
+        "pinfold_programs_unread_total",
+        "counter",
+        "Programs of classes that deny some by content, which could not be read: their child was busy, late or gone.",
+        ("reason",),
+        (("waiting", "child", "late"),),
+    ),
     Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
     Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),
     Metric("pinfold_enforcing", "gauge", "1 while armed, 0 after `pinfold disarm`."),

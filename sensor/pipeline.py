@@ -127,7 +127,7 @@ class Pipeline:
     def tick(self, monotonic_ns: int) -> None:
         """What comes of time and not of a record."""
         if self.guard is not None:
-            self.guard.containment.settle()
+            self.guard.tick(monotonic_ns)
         self.network.tick(monotonic_ns)
         for activity in self.enricher.flows.settle(monotonic_ns):
             self._take(activity)
@@ -137,8 +137,8 @@ class Pipeline:
     @property
     def busy(self) -> bool:
         """Whether something waits for a tick soon."""
-        contains = self.guard is not None and self.guard.containment.pending
-        return contains or self.detectors.busy or self.network.busy or self.enricher.flows.holding
+        guarding = self.guard is not None and self.guard.busy
+        return guarding or self.detectors.busy or self.network.busy or self.enricher.flows.holding
 
     def _take(self, activity: AnyActivity | SandboxChange) -> None:
         """What a replay shows again is not told again, but detectors must know it."""

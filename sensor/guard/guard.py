@@ -17,6 +17,7 @@ from sensor.errors import RefusedError
 from sensor.events.activity import AnyActivity, SandboxChange, SensorAccess
 from sensor.guard.maps import SANDBOXES_AT_ONCE, Maps
 from sensor.guard.pins import Pins
+from sensor.guard.programs import Programs
 from sensor.guard.tampering import Told
 from sensor.guard.watchers import Privileges, status
 from sensor.kernel import Kernel
@@ -60,6 +61,7 @@ class Guard:
         self._told = Told(metrics, tell)
         self._killer = Killer(host, NeverTouch(host))
         self.containment = Containment(host, self._enforcing, arming, metrics, tell, network.sweep)
+        self.programs = Programs(config, kernel, self._killer, arming, metrics, tell)
         self._maps = Maps(kernel.generation, kernel.handle, kernel.tables, arming.disarmed)
         self._pins = Pins(kernel.generation, kernel.handle)
         self.privileges = Privileges()
@@ -80,6 +82,7 @@ class Guard:
         """After it was written and attached."""
         self._config = config
         self._maps.reloaded()
+        self.programs.reload(config)
 
     def reclassified(self, sandbox_id: int) -> None:
         """After the map was written: labels gave it another class."""
@@ -87,6 +90,7 @@ class Guard:
 
     def observe(self, activity: AnyActivity | SandboxChange) -> None:
         self.privileges.observe(activity)
+        self.programs.observe(activity)
         if type(activity) is SandboxChange and activity.change == "ended":
             self._maps.forget_sandbox(activity.SandboxId)
 
@@ -104,7 +108,17 @@ class Guard:
         self._metrics.count("pinfold_guard_seconds_total", (), time.thread_time() - began)
         self._last_ns = time.monotonic_ns()
 
+    @property
+    def busy(self) -> bool:
+        return self.containment.pending or self.programs.busy
+
+    def tick(self, now_ns: int) -> None:
+        """Often while `busy`."""
+        self.containment.settle()
+        self.programs.tick(now_ns)
+
     def close(self) -> None:
+        self.programs.close()
         self._maps.close()
         self._pins.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -14,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.live.names import unique
-from tests.live.running import Running, Sandbox
+from tests.live.running import Line, Running, Sandbox
 
 POLICY = """
-    denied_executables: {{paths: [touch, /usr/bin/id], memfd: true, deleted: true, written_inside: true}}
+    denied_executables:
+      {{paths: [touch, /usr/bin/id], sha256: [HASH], memfd: true, deleted: true, written_inside: true}}
     shells_on_sockets: deny
 """
+# /bin/sleep with a word behind it: a program that nobody else has.
+CONTENT = Path("/bin/sleep").read_bytes() + b"pinfold"
 CONFIG = (
     """
 instance: {instance}
@@ -42,14 +46,41 @@ classes:
 
 @pytest.fixture(scope="module")
 def sensor(rule_cache: str) -> Iterator[Running]:
-    with Running(config=CONFIG, cache=rule_cache) as running:
+    with Running(config=CONFIG.replace("HASH", hashlib.sha256(CONTENT).hexdigest()), cache=rule_cache) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def denied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("denied") / "program"
+    path.write_bytes(CONTENT)
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture(params=["held", "told"])
 def box(sensor: Running, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     with sensor.sandbox(f"{request.param}-{unique()}") as made:
         yield made
+
+
+def notice(line: Line, tgid: int) -> bool:
+    return "denies by its content" in line.get("text", "") and line["fields"]["ProcessId"] == tgid
+
+
+def test_by_content_killed_at_first_and_refused_from_then_on(sensor: Running, denied: Path, box: Sandbox) -> None:
+    held = box.name.startswith("held")
+    first = box.start(str(denied), "30")
+    sensor.until(lambda: any(notice(line, first.pid) for line in sensor.lines()), "the notice")
+    if not held:
+        assert first.poll() is None
+        first.kill()
+        first.wait()
+        return
+    assert first.wait(20) == -signal.SIGKILL
+    assert not sensor.of(box, category="process_creation", DeniedBy="hash")
+    assert box.run(str(denied), "30").returncode == -signal.SIGKILL
+    sensor.wait(box, category="process_creation", DeniedBy="hash", Killed=True)
 
 
 def judged(sensor: Running, box: Sandbox, reason: str, status: int, ran: int = 0) -> None:

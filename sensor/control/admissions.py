@@ -59,9 +59,7 @@ class Admissions:
     :param within: whether a cgroup is of a sandbox, so that all that is in it would be refused.
     """
 
-    def __init__(
-        self, control: Control, group: int, sandboxed: peers.Sandboxed, within: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, control: Control, group: int, sandboxed: peers.Sandboxed, within: Callable[[str], bool]) -> None:
         self.control = control  # replaced whole by a reload: who is connected keeps what it was given until it asks
         self._group = group
         self._sandboxed = sandboxed
@@ -114,9 +112,7 @@ class Admissions:
             self.leave(number)
             raise DeniedError("who asks lives in a sandbox")
         # The configuration may have been read again since.
-        level = allowed(
-            self.control, self._group, os.geteuid(), admission.peer.uid, admission.peer.groups
-        )
+        level = allowed(self.control, self._group, os.geteuid(), admission.peer.uid, admission.peer.groups)
         caller = admission.caller
         return Caller(caller.uid, caller.tgid, caller.executable, level)
 

@@ -13,7 +13,7 @@ from sensor.errors import UsageError
 MOST_REASON = 512
 MOST_TTL_SECONDS = 30 * 86400
 MOST_SILENCE_SECONDS = 366 * 86400
-MOST_ATTRIBUTES = 16
+MOST_ATTRIBUTES = 32
 MOST_DETECTIONS = 1000
 
 # Neither control characters nor separators of lines: it is shown on terminals, and is a line of the audit.
@@ -124,6 +124,7 @@ class AddSilence(Struct, frozen=True, forbid_unknown_fields=True):
 
     reason: Reason
     until_seconds: Annotated[int, Meta(ge=1, le=MOST_SILENCE_SECONDS)]  # from now
+    from_seconds: Annotated[int, Meta(ge=0, le=MOST_SILENCE_SECONDS)] = 0  # from now: a maintenance window to come
     rule: Word | None = None
     sandbox: Ref | None = None
     class_: Word | None = msgspec.field(name="class", default=None)

@@ -124,9 +124,7 @@ class Core:
         """Its connection is closed."""
         self._last = self._last % 0xFFFFFFFF + 1
         with suppress(OSError):  # a full link: the core forgets it by its own bound, or with its process
-            self._link.send(
-                wire.REQUEST.pack(self._last) + wire.LEAVE_WORD + wire.ADMISSION.pack(admitted.number)
-            )
+            self._link.send(wire.REQUEST.pack(self._last) + wire.LEAVE_WORD + wire.ADMISSION.pack(admitted.number))
 
     async def log(self, device: int, inode: int) -> int:
         """A descriptor of the log's file after this one; -1 while this one goes on. The caller closes it.
@@ -224,4 +222,3 @@ def _read_all(fd: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
-

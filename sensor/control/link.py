@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Mapping
 
 import msgspec
+from msgspec import Struct
 
+from sensor.configcontrol import Control
 from sensor.control import arguments, peers, wire
 from sensor.control.admissions import Admissions, Call
 from sensor.control.caller import ConflictError, code_of
 from sensor.control.listeners import Listener, group_of
 from sensor.control.logs import following
-from sensor.configcontrol import Control
 from sensor.errors import PinfoldError
 from sensor.metrics import Metrics
 
@@ -44,13 +45,23 @@ def nowhere(_path: str) -> bool:
     return False
 
 
+class Desk(Struct, frozen=True):
+    """Who may do what, and what there is to do."""
+
+    control: Control = Control()
+    call: Call = nothing  # carries out an operation for a caller, quickly; JSON on both sides
+    log: str = ""  # path of the event log, whose descriptor an api that serves somebody is given
+    within: Callable[[str], bool] = nowhere  # whether a cgroup is a sandbox or lies in one
+
+
+NOTHING = Desk()
+
+
 class CoreLink:
     """:param providers: by name (metrics, status, sandboxes, rules); each gives its answer as bytes, quickly.
     :param sandboxed: whether a peer is of a sandbox, by tgid and cgroup path.
     :param say: one line for the operator.
-    :param call: carries out an operation for a caller, quickly; the answer is JSON.
-    :param log: the path of the event log, whose descriptor whoever may read is given.
-    :param within: whether a cgroup is a sandbox or lies in one.
+    :param desk: what is behind the control socket beside the providers.
 
     `fileno()` is readable when `on_readable` has something to do, and stays the same over restarts.
     """
@@ -63,18 +74,14 @@ class CoreLink:
         sandboxed: peers.Sandboxed,
         metrics: Metrics,
         say: Callable[[str], None],
-        control: Control = Control(),
-        call: Call = nothing,
-        log: str = "",
-        within: Callable[[str], bool] = nowhere,
+        desk: Desk = NOTHING,
     ) -> None:
         self.ready = False  # the api serves
         self.pid = 0  # of the api; 0 while there is none
         self._listeners = listeners
         self._providers = providers
-        self.admissions = Admissions(control, group_of(control.group), sandboxed, within)
-        self._call = call
-        self._log = log
+        self.admissions = Admissions(desk.control, group_of(desk.control.group), sandboxed, desk.within)
+        self._desk = desk
         self._metrics = metrics
         self._say = say
         self._epoll = select.epoll()
@@ -94,16 +101,10 @@ class CoreLink:
         sandboxed: peers.Sandboxed,
         metrics: Metrics,
         say: Callable[[str], None],
-        control: Control = Control(),
-        call: Call = nothing,
-        log: str = "",
-        within: Callable[[str], bool] = nowhere,
+        desk: Desk = NOTHING,
     ) -> CoreLink:
         """:raises OSError: the api process cannot be started."""
-        link = cls(
-            listeners, providers, sandboxed=sandboxed, metrics=metrics, say=say, control=control, call=call, log=log,
-            within=within,
-        )  # fmt: skip
+        link = cls(listeners, providers, sandboxed=sandboxed, metrics=metrics, say=say, desk=desk)
         try:
             link._start()
         except OSError:
@@ -253,7 +254,7 @@ class CoreLink:
         status = wire.OK
         try:
             caller = self.admissions.caller(number, arguments.changes(name))
-            answer = self._call(name, packet[wire.CALL.size :], caller)
+            answer = self._desk.call(name, packet[wire.CALL.size :], caller)
             if arguments.changes(name):
                 self._answers.clear()
         except PinfoldError as error:
@@ -267,11 +268,11 @@ class CoreLink:
 
     def _show_log(self, link: socket.socket, request: int, device: int, inode: int) -> None:
         """To an api that serves somebody; whoever may connect may read."""
-        if not self._log or not len(self.admissions):
+        if not self._desk.log or not len(self.admissions):
             self._reply(link, request, wire.FAILED, "nobody asked for the log")
             return
         try:
-            fd = following(self._log, device, inode)
+            fd = following(self._desk.log, device, inode)
         except OSError as error:
             self._reply(link, request, wire.FAILED, f"the log cannot be read: {error.strerror}")
             return

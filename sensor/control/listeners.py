@@ -162,7 +162,7 @@ def _unix(path: str, group: int) -> socket.socket:
     # A folder that others may enter is shared with others: it is not ours to give away.
     if group >= 0 and not stat.S_IMODE(os.stat(folder).st_mode) & 0o007:
         os.chown(folder, -1, group)
-        os.chmod(folder, 0o750)  # the umask may have taken the group's half
+        os.chmod(folder, 0o750)  # noqa: S103 - the umask may have taken the group's half
     _remove_stale(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o117)  # the mode is right from the first instant: there is no time before a chmod

@@ -190,7 +190,7 @@ def _of_route(route: Route) -> Schema:
     return made
 
 
-def _operation(
+def _operation(  # noqa: PLR0917 - what it joins
     name: str, summary: str, parameters: list[Schema], body: Schema | None, answer: str | None, status: int
 ) -> Schema:
     made: Schema = {"operationId": name, "summary": summary}

@@ -57,7 +57,7 @@ ROUTES = (
     Route("GET", "/v1/sandboxes/{ref}/tree", "tree", "Its processes, and who forked whom.", "Tree"),
     Route("POST", "/v1/sandboxes/{ref}/kill", "kill", "Kill everything in it.", "Killed"),
     Route("POST", "/v1/sandboxes/{ref}/attributes", "attributes", "Say what it is, for its class.", "Attributes"),
-    Route("GET", "/v1/quarantines", "quarantines", "The quarantines that are in force; all=1: ended ones too.", "Quarantines"),
+    Route("GET", "/v1/quarantines", "quarantines", "Those in force; all=1: ended ones too.", "Quarantines"),
     Route("POST", "/v1/quarantines", "quarantine_add", "Quarantine a sandbox.", "Quarantine", 202),
     Route("GET", "/v1/quarantines/{id}", "quarantine", "One quarantine, with its steps.", "Quarantine"),
     Route("POST", "/v1/quarantines/{id}/release", "quarantine_release", "Undo it.", "Quarantine", 202),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import encodings.idna  # noqa: F401  # aiohttp needs it with the first request, when the file may be out of reach
+import logging
 import os
 import signal
 import socket
 import sys
+import time
 
 from aiohttp import web
 
@@ -24,6 +26,8 @@ from sensor.metrics import Metrics
 
 IDLE_S = 15.0  # aiohttp's own patience with a connection that rests; the gate's is shorter
 SWEEP_S = 1.0
+MOST_LINE = 64 * 1024  # a path of 4096 characters, escaped
+SAY_AGAIN_S = 10.0
 
 
 async def serve(link: socket.socket, listeners: list[tuple[str, socket.socket]]) -> None:
@@ -41,6 +45,7 @@ async def serve(link: socket.socket, listeners: list[tuple[str, socket.socket]])
             handle_signals=False,
             lingering_time=0.0,
             keepalive_timeout=IDLE_S,
+            max_line_size=MOST_LINE,
         )
         await runner.setup()
         assert runner.server is not None
@@ -51,6 +56,23 @@ async def serve(link: socket.socket, listeners: list[tuple[str, socket.socket]])
     done, _ = await asyncio.wait([watch, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()  # a gate ends by its own error only: the core then starts another api
+
+
+class Sparing(logging.Handler):
+    """aiohttp tells of every request that is no HTTP, with a traceback: anybody could fill the host's journal so. One
+    line now and then; what it was is in the status counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_s = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now >= self._next_s:
+            self._next_s = now + SAY_AGAIN_S
+            why = record.exc_info[1] if record.exc_info else None
+            text = f"{record.getMessage()}: {type(why).__name__}: {why}" if why else record.getMessage()
+            print(f"pinfold: api: {text[:500]!a}", file=sys.stderr, flush=True)
 
 
 async def _sweep(places: Places) -> None:
@@ -64,6 +86,7 @@ def main(arguments: list[str]) -> None:
     parent, link, *served = arguments
     listening = [(kind, int(fd)) for kind, _, fd in (word.partition(":") for word in served)]
     privileges.close_others({int(link), *(fd for _, fd in listening)})
+    logging.basicConfig(handlers=[Sparing()], level=logging.WARNING)
     os.setpriority(os.PRIO_PROCESS, 0, 0)  # the core goes first; who asks for metrics does not
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the core's to answer, which then ends this process
     try:

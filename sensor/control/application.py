@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -203,7 +204,7 @@ async def _asked(request: web.Request, route: Route) -> Struct:
         raise UsageError("the body is no JSON object")
     if twice := named.keys() & members.keys():
         raise UsageError(f"{min(twice)} stands in the path already")
-    return _converted(members | named, route.arguments, strict=True)
+    return _converted(members | named, route.arguments)
 
 
 def _query(request: web.Request, kind: type[Kind], named: dict[str, Any] | None = None) -> Kind:
@@ -213,12 +214,22 @@ def _query(request: web.Request, kind: type[Kind], named: dict[str, Any] | None 
         if name in members:
             raise UsageError(f"{name[:64]!a} is given twice")
         members[name] = value
-    return _converted(members, kind, strict=False)
+    for field in msgspec.structs.fields(kind):
+        if isinstance(text := members.get(field.encode_name), str):
+            members[field.encode_name] = _typed(text, get_args(field.type)[0] if get_args(field.type) else field.type)
+    return _converted(members, kind)
 
 
-def _converted(members: dict[str, Any], kind: type[Kind], strict: bool) -> Kind:
+def _typed(text: str, kind: Any) -> str | int | bool:
+    """What a query's text stands for. Not msgspec's own lax reading, to which `null` is nothing."""
+    if kind is int and re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        return int(text)
+    return {"0": False, "false": False, "1": True, "true": True}.get(text, text) if kind is bool else text
+
+
+def _converted(members: dict[str, Any], kind: type[Kind]) -> Kind:
     try:
-        return msgspec.convert(members, kind, strict=strict)
+        return msgspec.convert(members, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise UsageError(complaint(error)) from error
 

@@ -21,7 +21,8 @@ from sensor.respond import procfs
 
 SANDBOXED = "sandboxed"
 UNVERIFIED = "unverified"
-MOST_GROUPS = 1024
+_MOST_GROUPS = 256  # that Python's getsockopt has room for
+_STATUS_BYTES = 1 << 20  # of /proc/PID/status, where a user is in as many groups as the kernel allows
 
 # include/uapi/asm-generic/socket.h
 _SO_PEERGROUPS = 59
@@ -61,7 +62,7 @@ def of(connection: socket.socket) -> Peer | None:
             pidfd = os.pidfd_open(tgid)
         except OSError:
             return None
-    return Peer(tgid, uid, gid, frozenset({gid, *_groups(connection)}), pidfd)
+    return Peer(tgid, uid, gid, _groups(connection, tgid) | {gid}, pidfd)
 
 
 def refusal(tgid: int, pidfd: int, sandboxed: Sandboxed) -> str:
@@ -86,13 +87,23 @@ def alive(pidfd: int) -> bool:
     return not poll.poll(0)
 
 
-def _groups(connection: socket.socket) -> array.array[int]:
+def _groups(connection: socket.socket, tgid: int) -> frozenset[int]:
     found = array.array("I")
     try:
-        found.frombytes(connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, MOST_GROUPS * found.itemsize))
-    except OSError:  # ERANGE: more than anybody has
-        return array.array("I")
-    return found
+        found.frombytes(connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS * found.itemsize))
+    except OSError:  # ERANGE: in more. Those that it is in now; the pidfd is looked at afterwards.
+        return _groups_now(tgid)
+    return frozenset(found)
+
+
+def _groups_now(tgid: int) -> frozenset[int]:
+    try:
+        with open(f"/proc/{tgid}/status", "rb") as file:
+            text = file.read(_STATUS_BYTES)
+    except OSError:
+        return frozenset()
+    _, found, rest = text.partition(b"\nGroups:")
+    return frozenset(map(int, rest.partition(b"\n")[0].split())) if found else frozenset()
 
 
 def _pid_of(pidfd: int) -> int:

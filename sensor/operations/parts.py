@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from sensor.bpf.state import FlowState
 from sensor.config import Config
+from sensor.control.caller import ConflictError
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.registry import Sandbox
-from sensor.errors import ConfigError
 from sensor.export.log import EventLog
 from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
@@ -116,5 +116,5 @@ class Parts(Struct):
     flow: Callable[[int], FlowState | None] = lambda _slot: None  # what the kernel counted, by the flow's slot
 
 
-def absent(what: str) -> ConfigError:
-    return ConfigError(f"this sensor has no {what}")
+def absent(what: str) -> ConflictError:
+    return ConflictError(f"this sensor has no {what}")

@@ -114,13 +114,14 @@ class Top:
         del self._turn[:FLOWS_AT_ONCE]
 
     def _talkers(self) -> list[Rate]:
-        found = sorted(self._rates.values(), key=lambda rate: rate.out_per_s + rate.in_per_s, reverse=True)
+        known = self._parts.enricher.sandboxes.by_id
+        found = [rate for rate in self._rates.values() if rate.flow.sandbox_id in known]
+        found.sort(key=lambda rate: (rate.out_per_s + rate.in_per_s, rate.bytes_out + rate.bytes_in), reverse=True)
         return [rate for rate in found[:MOST_TALKERS] if rate.bytes_out or rate.bytes_in]
 
     def _talker(self, rate: Rate) -> dict[str, Any]:
-        sandbox = self._parts.enricher.sandboxes.by_id.get(rate.flow.sandbox_id)
         return shown_flow(rate.flow) | {
-            "sandbox": text(sandbox.name) if sandbox is not None else "",
+            "sandbox": text(self._parts.enricher.sandboxes.by_id[rate.flow.sandbox_id].name),
             "sandbox_id": rate.flow.sandbox_id,
             "bytes_out": rate.bytes_out,
             "bytes_in": rate.bytes_in,

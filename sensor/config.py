@@ -139,6 +139,8 @@ def refuse_fixed(now: Config, wanted: Config) -> None:
     for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log", "dns", "detect"):
         if getattr(now, name) != getattr(wanted, name):
             raise HostError(f"{name}: a change needs a restart of the sensor")
+    if now.control.group != wanted.control.group:
+        raise HostError("control.group: a change needs a restart of the sensor")
     if now.flows.table != wanted.flows.table:
         raise HostError("flows.table: a change needs a restart of the sensor")
 

@@ -18,7 +18,7 @@ from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
 from sensor.config import Config, complete, load, rule_paths
-from sensor.control.link import CoreLink
+from sensor.control.link import CoreLink, Desk
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
@@ -31,6 +31,8 @@ from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
+from sensor.operations.operations import Operations
+from sensor.operations.parts import Parts
 from sensor.pipeline import Pipeline
 from sensor.reload import Reload
 from sensor.reports import Reports
@@ -102,8 +104,9 @@ class Daemon:
         self._reload = Reload(
             self._file, config, self._kernel, enricher, self._pipeline, self._network, self._guard,
             responder, self._reports, log,
-            self._metrics, self._notifier,
+            self._metrics, self._notifier, self._reloaded,
         )  # fmt: skip
+        self._operations = Operations(self._parts())
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
@@ -115,6 +118,9 @@ class Daemon:
             file = self._file or "the configuration"
             say(f"only what `pinfold sandbox run` starts is watched: {file} names no cgroups, see its key sandboxes")
         process.settle_down()
+
+    def _reloaded(self, config: Config) -> None:
+        self._link.admissions.control = config.control
 
     def _reclassified(self, sandbox_id: int, name: str) -> None:
         self._kernel.classify(sandbox_id, name)
@@ -131,11 +137,38 @@ class Daemon:
     def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
         providers = {
             "metrics": self._metrics.snapshot,
-            "status": lambda: self._reports.status(not self._arming.disarmed()),
-            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108 - made after the api is started
+            "status": lambda: self._operations.status(),  # noqa: PLW0108 - made after the api is started
+            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108
             "rules": lambda: self._reports.rules(),  # noqa: PLW0108
         }
-        return CoreLink.spawn(listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say)
+        desk = Desk(
+            self._config.control,
+            lambda name, body, caller: self._operations.answer(name, body, caller),  # noqa: PLW0108
+            os.path.join(self._config.paths.log, self._config.log.file),
+            lambda path: self._enricher.sandboxes.outermost(path) is not None,
+        )
+        return CoreLink.spawn(
+            listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say, desk=desk
+        )
+
+    def _parts(self) -> Parts:
+        """What is asked and changed through the control socket goes through these."""
+        kernel = self._kernel
+        return Parts(
+            config=lambda: self._reload.config,
+            mount=kernel.mount,
+            enricher=self._enricher,
+            pipeline=self._pipeline,
+            reports=self._reports,
+            log=self._log,
+            metrics=self._metrics,
+            arming=self._arming,
+            arm=kernel.arm,
+            reload=lambda: self._reload.ask(),  # noqa: PLW0108 - made later
+            killer=self._responder.sandboxes,
+            guard=self._responder.guard,
+            flow=kernel.tables.flow,
+        )
 
     def _begin(self, listeners: list[Listener]) -> None:
         """Fill the maps, attach, switch over, look at what is there already, and test what the probes see."""
@@ -271,6 +304,7 @@ class Daemon:
         armed = not self._arming.disarmed()
         kernel.arm(armed)
         self._reports.each_second(armed)
+        self._operations.each_second(time.monotonic_ns())
 
     def _count_lost(self, stage: str, reason: str, lines: int) -> None:
         full = reason in {"ENOSPC", "EDQUOT"}

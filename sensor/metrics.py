@@ -55,9 +55,12 @@ PROTOCOLS = (
 CONTAINED = ("killed", "gone", "never_touch", "failed", "would")
 TAMPERED = ("link", "pin", "map", "control", "sandbox", "tracer", "stopped")
 DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
-REFUSED_PEERS = ("busy", "sandboxed", "unverified")
-STATUSES = ("200", "400", "404", "405", "500", "503")
-PATHS = ("/metrics", "/v1/status", "/v1/sandboxes", "/v1/rules", "other")
+REFUSED_PEERS = ("busy", "foreign", "sandboxed", "unverified")
+STATUSES = ("200", "202", "400", "403", "404", "405", "409", "413", "429", "500", "503")
+PATHS = (
+    "/metrics", "/v1/status", "/v1/sandboxes", "/v1/rules", "/v1/quarantines", "/v1/policy", "/v1/detections",
+    "/v1/silences", "/v1/top", "/v1/events", "other",
+)  # fmt: skip
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -203,6 +206,7 @@ METRICS: tuple[Metric, ...] = (
         "Requests that the api process answered.",
         ("path", "status"),
         (PATHS, STATUSES),
+        most=128,
         owner="api",
     ),
     Metric(

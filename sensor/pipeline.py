@@ -71,6 +71,7 @@ class Pipeline:
         self.aside_id = -1
         self.aside: list[Any] = []
         self.detections: dict[int, int] = {}  # sandbox id → detections since this start
+        self.tally: dict[tuple[int, str], int] = {}  # (sandbox id, category) → events; whoever reads it empties it
         self._replay = recovery.last_event or (0, -1)
         self._told = recovery.pending_detections
         self._settled = recovery.settled
@@ -189,6 +190,8 @@ class Pipeline:
             if activity.change == "ended":
                 self.detections.pop(activity.SandboxId, None)
             return
+        key = (activity.SandboxId, activity.category)
+        self.tally[key] = self.tally.get(key, 0) + 1
         for rule in self.engine.match(activity):
             self._detected(rule, activity)
         if type(activity) is NetworkConnection:

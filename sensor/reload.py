@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from sensor.config import Config, complete, load, refuse_fixed, rule_paths
 from sensor.enrich.enricher import Enricher
@@ -23,7 +24,7 @@ from sensor.say import say
 
 
 class Reload:
-    """`config` is what is in force. `go_on` is to be called often while `busy`."""
+    """`config` is what is in force. `go_on` is to be called often while `busy`; `done` is told of a new one."""
 
     def __init__(  # noqa: PLR0917 - what it swaps
         self,
@@ -39,6 +40,7 @@ class Reload:
         log: EventLog,
         metrics: Metrics,
         notifier: Notifier,
+        done: Callable[[Config], None],
     ) -> None:
         self.config = config
         self._file = file
@@ -46,6 +48,7 @@ class Reload:
         self._network, self._responder, self._reports = network, responder, reports
         self._guard = guard
         self._log, self._metrics, self._notifier = log, metrics, notifier
+        self._done = done
         self._asked = False
         self._wanted: tuple[Config, Loading] | None = None
 
@@ -93,6 +96,7 @@ class Reload:
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)
         self._reports.rules_loaded(len(ruleset.refused))
+        self._done(config)
         self._ended(None)
 
     def _ended(self, error: BaseException | None) -> None:

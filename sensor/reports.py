@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -21,8 +23,17 @@ from sensor.pipeline import Pipeline
 HARMLESS = frozenset({"watermark", "repeats_full"})
 
 
+def _encodable(text: str) -> str:
+    """A path may hold any bytes, and JSON no lone surrogates."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _nothing(_sandbox_id: int) -> str:
+    return ""
+
+
 class Reports:
-    """`most` bounds how many sandboxes are asked for. The providers give JSON as bytes."""
+    """`most` bounds how many sandboxes are asked for. `sandboxes` and `rules` give JSON as bytes."""
 
     def __init__(self, kernel: Kernel, enricher: Enricher, pipeline: Pipeline, metrics: Metrics, most: int) -> None:
         self._kernel = kernel
@@ -30,6 +41,8 @@ class Reports:
         self._pipeline = pipeline
         self._metrics = metrics
         self._most = most
+        # Of a sandbox: the quarantine that holds it; "" of none.
+        self.quarantine: Callable[[int], str] = _nothing
         self._losses = Losses({}, {})
         self._told: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
         self._misses = 0
@@ -79,7 +92,7 @@ class Reports:
         kernel = Counter(self._losses.total)
         for counts in self._losses.by_sandbox.values():
             kernel.update(counts)
-        self._metrics.gauge("pinfold_sandboxes_unknown", (), sum(1 for s in self._live() if self._lost(s.id)))
+        self._metrics.gauge("pinfold_sandboxes_unknown", (), sum(1 for s in self._live() if self.lost(s.id)))
         counters = self._enricher.counters
         enrich = Counter(
             sandboxes_full=counters["sandboxes_overflow"] + counters["births_untracked"],
@@ -96,48 +109,48 @@ class Reports:
         rules, sandboxes = len(self._pipeline.engine.rules), len(self._enricher.sandboxes)
         return f"{rules} rules, {sandboxes} sandboxes, probes {self._kernel.generation.folder.name}"
 
-    def status(self, armed: bool) -> bytes:
-        return msgspec.json.encode(
-            {
-                "version": __version__,
-                "generation": f"{self._kernel.generation.number:x}",
-                "armed": armed,
-                "rules": len(self._pipeline.engine.rules),
-                "sandboxes": len(self._enricher.sandboxes),
-                "lost": self._losses.total,
-                "features": self._kernel.features,
-            }
-        )
+    def status(self, armed: bool) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "generation": f"{self._kernel.generation.number:x}",
+            "armed": armed,
+            "rules": len(self._pipeline.engine.rules),
+            "sandboxes": len(self._enricher.sandboxes),
+            "lost": self._losses.total,
+            "features": self._kernel.features,
+        }
 
     def sandboxes(self) -> bytes:
+        return msgspec.json.encode([self.row(sandbox) for sandbox in self._live()])
+
+    def row(self, sandbox: Sandbox) -> dict[str, Any]:
         """`state` is unknown where events were lost: nothing can be said of it then; and where a sandbox has rights
         by which it could have hidden from the probes, no silence of theirs makes it clean."""
-        rows = []
+        lost = self.lost(sandbox.id)
+        detections = self._pipeline.detections.get(sandbox.id, 0)
+        return {
+            "id": sandbox.id,
+            "name": _encodable(sandbox.name),
+            "class": sandbox.class_,
+            "runtime": sandbox.runtime,
+            "path": _encodable(sandbox.path),
+            "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
+            "detections": detections,
+            "lost": lost,
+            "tamperable": (tamperable := bool(self.tampered(sandbox.id))),
+            "state": _state(detections, lost, tamperable),
+            "quarantine": self.quarantine(sandbox.id),
+        }
+
+    def tampered(self, sandbox_id: int) -> str:
+        """What of the sensor it could have tampered with; "" of one that could not."""
         guard = self._pipeline.guard
-        tamperable = guard.privileges.tamperable if guard is not None else frozenset()
-        for sandbox in self._live():
-            lost = self._lost(sandbox.id)
-            detections = self._pipeline.detections.get(sandbox.id, 0)
-            rows.append(
-                {
-                    "id": sandbox.id,
-                    "name": sandbox.name,
-                    "class": sandbox.class_,
-                    "runtime": sandbox.runtime,
-                    "path": sandbox.path,
-                    "processes": len(self._enricher.processes.in_sandbox(sandbox.id)),
-                    "detections": detections,
-                    "lost": lost,
-                    "tamperable": sandbox.id in tamperable,
-                    "state": _state(detections, lost, sandbox.id in tamperable),
-                }
-            )
-        return msgspec.json.encode(rows)
+        return "bpf" if guard is not None and sandbox_id in guard.privileges.tamperable else ""
 
     def _live(self) -> list[Sandbox]:
         return self._enricher.sandboxes.live()
 
-    def _lost(self, sandbox_id: int) -> dict[str, int]:
+    def lost(self, sandbox_id: int) -> dict[str, int]:
         counts = self._losses.by_sandbox.get(sandbox_id, {})
         return {reason: count for reason, count in counts.items() if reason not in HARMLESS}
 

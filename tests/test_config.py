@@ -19,6 +19,7 @@ EXAMPLE = Path(__file__).parents[1] / "packaging" / "pinfold.yaml"
 # Lists whose entries are comments of comments: see test_confignetwork and test_configpolicy.
 SHOWN_ELSEWHERE = {
     ("egress", "allow"), ("responses", "rules"), ("responses", "exceptions"), ("assign",), ("examples",),
+    ("control", "launchers"),
 }  # fmt: skip
 
 

@@ -15,8 +15,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from sensor.control import peers, wire
-from sensor.control.listeners import Listener
+import msgspec
+from msgspec import Struct
+
+from sensor.configcontrol import Control
+from sensor.control import arguments, peers, wire
+from sensor.control.admissions import Admissions, Call
+from sensor.control.caller import ConflictError, code_of
+from sensor.control.listeners import Listener, group_of
+from sensor.control.logs import following
+from sensor.errors import PinfoldError
 from sensor.metrics import Metrics
 
 REUSE_S = 0.2  # how long an answer serves further requests
@@ -28,10 +36,32 @@ STOP_S = 1.0
 Provider = Callable[[], bytes]
 
 
+def nothing(_name: str, _body: bytes, _caller: object) -> bytes:
+    """Of a core that has only providers."""
+    raise ConflictError("the core has no operations yet")
+
+
+def nowhere(_path: str) -> bool:
+    return False
+
+
+class Desk(Struct, frozen=True):
+    """Who may do what, and what there is to do."""
+
+    control: Control = Control()
+    call: Call = nothing  # carries out an operation for a caller, quickly; JSON on both sides
+    log: str = ""  # path of the event log, whose descriptor an api that serves somebody is given
+    within: Callable[[str], bool] = nowhere  # whether a cgroup is a sandbox or lies in one
+
+
+NOTHING = Desk()
+
+
 class CoreLink:
     """:param providers: by name (metrics, status, sandboxes, rules); each gives its answer as bytes, quickly.
     :param sandboxed: whether a peer is of a sandbox, by tgid and cgroup path.
     :param say: one line for the operator.
+    :param desk: what is behind the control socket beside the providers.
 
     `fileno()` is readable when `on_readable` has something to do, and stays the same over restarts.
     """
@@ -44,12 +74,14 @@ class CoreLink:
         sandboxed: peers.Sandboxed,
         metrics: Metrics,
         say: Callable[[str], None],
+        desk: Desk = NOTHING,
     ) -> None:
         self.ready = False  # the api serves
         self.pid = 0  # of the api; 0 while there is none
         self._listeners = listeners
         self._providers = providers
-        self._sandboxed = sandboxed
+        self.admissions = Admissions(desk.control, group_of(desk.control.group), sandboxed, desk.within)
+        self._desk = desk
         self._metrics = metrics
         self._say = say
         self._epoll = select.epoll()
@@ -69,9 +101,10 @@ class CoreLink:
         sandboxed: peers.Sandboxed,
         metrics: Metrics,
         say: Callable[[str], None],
+        desk: Desk = NOTHING,
     ) -> CoreLink:
         """:raises OSError: the api process cannot be started."""
-        link = cls(listeners, providers, sandboxed=sandboxed, metrics=metrics, say=say)
+        link = cls(listeners, providers, sandboxed=sandboxed, metrics=metrics, say=say, desk=desk)
         try:
             link._start()
         except OSError:
@@ -166,6 +199,7 @@ class CoreLink:
         self._epoll.unregister(self._pidfd)
         os.close(self._pidfd)
         self._hang_up()
+        self.admissions.clear()
         self.pid, self._pidfd, self.ready = 0, -1, False
         return f"signal {-code}" if code < 0 else f"status {code}"
 
@@ -196,15 +230,55 @@ class CoreLink:
                 os.close(fd)
         return True
 
-    def _dispatch(self, link: socket.socket, request: int, name: bytes, fds: list[int]) -> None:
+    def _dispatch(self, link: socket.socket, request: int, word: bytes, fds: list[int]) -> None:
         if request == wire.READY_ID:
             self.ready = True
-        elif name.startswith(wire.PEER_NAME) and len(name) == len(wire.PEER_NAME) + wire.PEER.size:
-            (tgid,) = wire.PEER.unpack_from(name, len(wire.PEER_NAME))
-            why = peers.refusal(tgid, fds[0] if fds else None, self._sandboxed)
-            self._reply(link, request, wire.REFUSED if why else wire.OK, why)
+        elif word.startswith(wire.ADMIT_WORD):
+            self._admit(link, request, word[len(wire.ADMIT_WORD) :], fds)
+        elif word.startswith(wire.LEAVE_WORD) and len(word) == len(wire.LEAVE_WORD) + wire.ADMISSION.size:
+            self.admissions.leave(*wire.ADMISSION.unpack_from(word, len(wire.LEAVE_WORD)))
+        elif word.startswith(wire.CALL_WORD) and len(word) >= len(wire.CALL_WORD) + wire.CALL.size:
+            self._operate(link, request, word[len(wire.CALL_WORD) :])
+        elif word.startswith(wire.LOG_WORD) and len(word) == len(wire.LOG_WORD) + wire.LOG.size:
+            self._show_log(link, request, *wire.LOG.unpack_from(word, len(wire.LOG_WORD)))
         else:
-            self._provide(link, request, name.decode("ascii", "replace"))
+            self._provide(link, request, word[:64].decode("ascii", "replace"))
+
+    def _admit(self, link: socket.socket, request: int, kind: bytes, fds: list[int]) -> None:
+        text = self.admissions.admit(fds[0], kind == b"control") if fds else peers.UNVERIFIED
+        self._reply(link, request, wire.OK if text[0].isdigit() else wire.REFUSED, text)
+
+    def _operate(self, link: socket.socket, request: int, packet: bytes) -> None:
+        number, padded = wire.CALL.unpack_from(packet)
+        name = padded.rstrip(b"\0").decode("ascii", "replace")
+        status = wire.OK
+        try:
+            caller = self.admissions.caller(number, arguments.changes(name))
+            answer = self._desk.call(name, packet[wire.CALL.size :], caller)
+            if arguments.changes(name):
+                self._answers.clear()
+        except PinfoldError as error:
+            status = wire.FIRST_CODE + wire.CODES.index(code_of(error))
+            answer = msgspec.json.encode({"error": str(error).encode("utf-8", "replace").decode()})
+        except Exception as error:
+            status = wire.FIRST_CODE + wire.CODES.index("failed")
+            answer = msgspec.json.encode({"error": "the core failed to answer"})
+            self._failed(name, error)
+        self._answer_with(link, request, status, answer)
+
+    def _show_log(self, link: socket.socket, request: int, device: int, inode: int) -> None:
+        """To an api that serves somebody; whoever may connect may read."""
+        if not self._desk.log or not len(self.admissions):
+            self._reply(link, request, wire.FAILED, "nobody asked for the log")
+            return
+        try:
+            fd = following(self._desk.log, device, inode)
+        except OSError as error:
+            self._reply(link, request, wire.FAILED, f"the log cannot be read: {error.strerror}")
+            return
+        self._reply(link, request, wire.OK, "", fd)
+        if fd is not None:
+            os.close(fd)
 
     def _provide(self, link: socket.socket, request: int, name: str) -> None:
         provider = self._providers.get(name)
@@ -215,14 +289,20 @@ class CoreLink:
             answer = self._answer(name, provider)
         except Exception as error:
             # An answer that cannot be made must not end detection: counted, said, and told to the asker.
-            self._metrics.count("pinfold_events_lost_total", ("api", "unanswered"))
-            self._say(f"no answer to {name}: {type(error).__name__}: {error}")
+            self._failed(name, error)
             self._reply(link, request, wire.FAILED, "the core failed to answer")
             return
+        self._answer_with(link, request, wire.OK, answer)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        self._metrics.count("pinfold_events_lost_total", ("api", "unanswered"))
+        self._say(f"no answer to {name}: {type(error).__name__}: {error}")
+
+    def _answer_with(self, link: socket.socket, request: int, status: int, answer: bytes) -> None:
         memory = os.memfd_create("pinfold-answer", os.MFD_CLOEXEC)
         try:
             _write_all(memory, answer)
-            self._reply(link, request, wire.OK, "", memory)
+            self._reply(link, request, status, "", memory)
         finally:
             os.close(memory)
 

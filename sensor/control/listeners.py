@@ -4,6 +4,7 @@ connection that comes before it runs waits in the backlog."""
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import socket
 import stat
@@ -91,7 +92,8 @@ def listen(config: Config) -> list[Listener]:
     :raises HostError: an address is taken, or a folder cannot be made.
     """
     address = parse_listen(config.metrics.listen)
-    found = [bind("control", Address(path=os.path.join(config.paths.runtime, CONTROL_SOCKET)))]
+    group = group_of(config.control.group) if config.control.group else -1
+    found = [bind("control", Address(path=os.path.join(config.paths.runtime, CONTROL_SOCKET)), group)]
     if address is not None:
         try:
             found.append(bind("metrics", address))
@@ -101,10 +103,24 @@ def listen(config: Config) -> list[Listener]:
     return found
 
 
-def bind(kind: Kind, address: Address) -> Listener:
-    """:raises HostError: what is in the way, in one line."""
+def group_of(name: str) -> int:
+    """Its number; root's where none is named.
+
+    :raises HostError: there is no such group.
+    """
+    if not name:
+        return 0
     try:
-        made = _unix(address.path) if address.path else _tcp(address)
+        return grp.getgrnam(name).gr_gid
+    except KeyError as error:
+        raise HostError(f"control.group: there is no group {name}; make it with groupadd --system {name}") from error
+
+
+def bind(kind: Kind, address: Address, group: int = -1) -> Listener:
+    """:param group: gid that a Unix socket and its folder are given; -1: they keep ours.
+    :raises HostError: what is in the way, in one line."""
+    try:
+        made = _unix(address.path, group) if address.path else _tcp(address)
     except OSError as error:
         where = address.path or f"{address.host}:{address.port}"
         why = "taken by another process" if error.errno == errno.EADDRINUSE else error.strerror
@@ -139,14 +155,21 @@ def _tcp(address: Address) -> socket.socket:
     return made
 
 
-def _unix(path: str) -> socket.socket:
+def _unix(path: str, group: int) -> socket.socket:
     """Mode 0660, in a folder of mode 0750 where it is we who make it."""
-    os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o750, exist_ok=True)
+    # A folder that others may enter is shared with others: it is not ours to give away.
+    if group >= 0 and not stat.S_IMODE(os.stat(folder).st_mode) & 0o007:
+        os.chown(folder, -1, group)
+        os.chmod(folder, 0o750)  # noqa: S103 - the umask may have taken the group's half
     _remove_stale(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o117)  # the mode is right from the first instant: there is no time before a chmod
     try:
         made.bind(path)
+        if group >= 0:
+            os.chown(path, -1, group, follow_symlinks=False)
         made.listen(BACKLOG)
     except OSError:
         made.close()

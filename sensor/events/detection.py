@@ -34,5 +34,20 @@ class Response(Struct, frozen=True, gc=False):
     latency_ns: int  # from the event's time in the kernel to the outcome; 0 for an intent
 
 
+class Audit(Struct, frozen=True, gc=False):
+    """What somebody asked to have changed, through the control socket."""
+
+    time_ns: int  # UTC
+    operation: str
+    target: str  # a sandbox's name, a quarantine's id, …; "" where there is one only
+    uid: int
+    tgid: int
+    executable: str
+    reason: str
+    outcome: str  # intent, done, refused, failed
+    detail: str = ""  # one line: why it was refused or failed, or what came of it
+    sandbox: tuple[int, str] | None = None  # id and name
+
+
 def event_id(generation: int, position: int) -> str:
     return f"{generation:x}-{position:x}"

@@ -29,7 +29,7 @@ from sensor.events.activity import (
     SandboxChange,
     SensorAccess,
 )
-from sensor.events.detection import Detection, Response, event_id
+from sensor.events.detection import Audit, Detection, Response, event_id
 
 VERSION = 1
 _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year
@@ -174,6 +174,14 @@ def sandbox_line(change: SandboxChange) -> bytes:
 
 def notice_line(time_ns: int, text: str, fields: dict[str, Any]) -> bytes:
     return _encode({"v": VERSION, "kind": "notice", "time": _timestamp(time_ns), "text": text, "fields": fields})
+
+
+def audit_line(audit: Audit) -> bytes:
+    fields = asdict(audit)
+    sandbox = fields.pop("sandbox")
+    if sandbox is not None:
+        fields["SandboxId"], fields["SandboxName"] = sandbox
+    return _encode({"v": VERSION, "kind": "audit", "time": _timestamp(fields.pop("time_ns")), **fields})
 
 
 def _add_arguments(fields: dict[str, Any], argv: bytes) -> None:

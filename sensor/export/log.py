@@ -18,8 +18,8 @@ from typing import Any
 from sensor.config import Config
 from sensor.errors import HostError
 from sensor.events.activity import AnyActivity, SandboxChange
-from sensor.events.detection import Detection, Response
-from sensor.export.lines import activity_line, detection_line, notice_line, response_line, sandbox_line
+from sensor.events.detection import Audit, Detection, Response
+from sensor.export.lines import activity_line, audit_line, detection_line, notice_line, response_line, sandbox_line
 from sensor.export.logfile import IncompleteWrite, LogFile
 from sensor.export.recovery import Recovery, read_back
 
@@ -53,6 +53,7 @@ class EventLog:
         self._batch_bytes = 0
         self._sandboxes: dict[str, tuple[int, str]] = {}  # of the latest detections, by their ids
         self.written = 0  # bytes, since the start
+        self.detected: Callable[[Detection, bytes], None] = lambda _detection, _line: None  # who keeps the latest
 
     def recover(self) -> Recovery:
         """Opens the log, mends its end and says what the last run left. To be called once, first.
@@ -81,7 +82,9 @@ class EventLog:
         if len(self._sandboxes) >= _REMEMBERED:
             del self._sandboxes[next(iter(self._sandboxes))]
         self._sandboxes[detection.id] = (detection.activity.SandboxId, detection.activity.SandboxName)
-        self._add(detection_line(detection))
+        line = detection_line(detection)
+        self.detected(detection, line)
+        self._add(line)
 
     def add_response(self, response: Response) -> None:
         self._add(response_line(response, self._sandboxes.get(response.detection_id)))
@@ -92,6 +95,9 @@ class EventLog:
     def add_notice(self, text: str, **fields: Any) -> None:
         """Something an operator should find in the log: a loss, a restart, a reload."""
         self._add(notice_line(time.time_ns(), text, fields))
+
+    def add_audit(self, audit: Audit) -> None:
+        self._add(audit_line(audit))
 
     def flush(self) -> None:
         """Writes what was added, with one system call. What cannot be written is lost, and counted."""

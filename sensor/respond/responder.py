@@ -51,10 +51,10 @@ class Responder:
         self._journal = journal
         self._metrics = metrics
         self._arming = arming
-        guard = NeverTouch(host)
-        self._killer = Killer(host, guard)
+        self.guard = NeverTouch(host)
+        self._killer = Killer(host, self.guard)
         self._freezer = Freezer(host.cgroup_mount, host.state)
-        self._sandboxes = SandboxKiller(host, guard, self._killer)
+        self.sandboxes = SandboxKiller(host, self.guard, self._killer)
         self._pending: deque[Pending] = deque()
 
     def recover(self) -> list[str]:
@@ -124,7 +124,7 @@ class Responder:
     def _kill(self, detection: Detection, decision: Decision) -> Killed | Tree | Refusal:
         activity = detection.activity
         if decision.action == "kill-sandbox":
-            return self._sandboxes.kill(activity.SandboxId)
+            return self.sandboxes.kill(activity.SandboxId)
         start = self._killer.started(activity.ProcessId, start_ns(activity.ProcessGuid), activity.monotonic_ns)
         root = Identity(activity.ProcessId, start)
         if any(pending.tree is not None and root in pending.tree.seen for pending in self._pending):

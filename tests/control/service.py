@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sensor.config import Config, Paths
 from sensor.config import Metrics as MetricsConfig
+from sensor.configcontrol import Control
 from sensor.control.client import Client
-from sensor.control.link import CoreLink
+from sensor.control.link import NOTHING, CoreLink, Desk
 from sensor.control.listeners import listen
 from sensor.metrics import Metrics
 
@@ -21,8 +22,19 @@ PATIENCE_S = 30.0
 
 
 class Service:
-    def __init__(self, folder: Path, sandboxed: Callable[[int, str], bool], metrics_at: str) -> None:
-        config = Config(paths=Paths(runtime=str(folder / "run")), metrics=MetricsConfig(listen=metrics_at))
+    def __init__(
+        self,
+        folder: Path,
+        sandboxed: Callable[[int, str], bool],
+        metrics_at: str,
+        desk: Desk = NOTHING,
+        answers: dict[str, bytes] | None = None,
+    ) -> None:
+        config = Config(
+            paths=Paths(runtime=str(folder / "run")),
+            metrics=MetricsConfig(listen=metrics_at),
+            control=Control(group=desk.control.group),
+        )
         self.control = Client.of(config)
         self.control_path = folder / "run" / "control.sock"
         self.metrics = Metrics()
@@ -35,12 +47,14 @@ class Service:
             "status": lambda: b'{"state":"watching"}',
             "sandboxes": lambda: b"[]",
         }
+        self.answers |= {name: lambda answer=answer: answer for name, answer in (answers or {}).items()}  # type: ignore[misc]
         self.link = CoreLink.spawn(
             self.listeners,
             {name: self._provider(name) for name in (*self.answers, "broken")},
             sandboxed=sandboxed,
             metrics=self.metrics,
             say=self.said.append,
+            desk=desk,
         )
         self.pumping = threading.Event()
         self.pumping.set()
@@ -88,9 +102,13 @@ class Service:
 
 @contextmanager
 def serving(
-    folder: Path, sandboxed: Callable[[int, str], bool] = lambda _tgid, _path: False, metrics_at: str = "127.0.0.1:0"
+    folder: Path,
+    sandboxed: Callable[[int, str], bool] = lambda _tgid, _path: False,
+    metrics_at: str = "127.0.0.1:0",
+    desk: Desk = NOTHING,
+    answers: dict[str, bytes] | None = None,
 ) -> Iterator[Service]:
-    service = Service(folder, sandboxed, metrics_at)
+    service = Service(folder, sandboxed, metrics_at, desk, answers)
     try:
         yield service
     finally:

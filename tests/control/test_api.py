@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sensor.control import gate, wire
 from sensor.control.client import Client
 from sensor.control.core import FRESH_S
-from sensor.errors import ClientError
+from sensor.errors import ClientError, DeniedError, NotFoundError, UnreachableError
 from tests.control.service import PATIENCE_S, Service, serving
 from tests.respond.host import alive
 
@@ -49,7 +49,7 @@ def test_metrics_alone_on_the_metrics_listener(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         for path in ("/v1/status", "/v1/sandboxes", "/", "/metrics/x"):
             status, _, body = service.get(path)
-            assert (status, json.loads(body)) == (404, {"error": "Not Found"})
+            assert (status, json.loads(body)) == (404, {"error": "Not Found", "code": "not_found"})
 
 
 def test_the_control_socket_answers_json(tmp_path: Path) -> None:
@@ -62,26 +62,26 @@ def test_metrics_on_a_unix_socket(tmp_path: Path) -> None:
     with serving(tmp_path, metrics_at=f"unix:{tmp_path}/metrics.sock") as service:
         client = Client(f"{tmp_path}/metrics.sock")
         assert "pinfold_sandboxes" in client.metrics()
-        with pytest.raises(ClientError, match="404: Not Found"):
+        with pytest.raises(NotFoundError, match="Not Found"):
             client.status()
         assert service.port == 0
 
 
-def test_a_core_that_cannot_answer_is_a_503_with_a_reason(tmp_path: Path) -> None:
+def test_a_core_that_cannot_answer_is_a_500_with_a_reason(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
-        with pytest.raises(ClientError, match="503: the core has no such thing"):
+        with pytest.raises(ClientError, match="500: the core has no such thing"):
             service.control.rules()
 
         def fail() -> bytes:
             raise RuntimeError("a bug")
 
         service.answers["status"] = fail
-        with pytest.raises(ClientError, match="503: the core failed to answer"):
+        with pytest.raises(ClientError, match="500: the core failed to answer"):
             service.control.status()
         assert service.said == ["no answer to status: RuntimeError: a bug"]
         assert service.metrics.value("pinfold_events_lost_total", ("api", "unanswered")) == 1
         service.answers["metrics"] = lambda: b"no snapshot"
-        assert service.get()[0] == 503
+        assert service.get()[0] == 500
 
 
 def test_a_core_that_is_busy_is_a_503_and_then_answers_again(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_core_that_is_busy_is_a_503_and_then_answers_again(tmp_path: Path) -> 
         service.pumping.clear()
         time.sleep(FRESH_S)
         status, _, body = service.get()
-        assert (status, json.loads(body)) == (503, {"error": "the core does not answer"})
+        assert (status, json.loads(body)) == (503, {"error": "the core does not answer", "code": "busy"})
         service.pumping.set()
         assert service.get()[0] == 200
 
@@ -164,7 +164,7 @@ def test_a_peer_that_lives_in_a_sandbox_gets_nothing(tmp_path: Path) -> None:
         return True
 
     with serving(tmp_path, sandboxed) as service:
-        with pytest.raises(ClientError, match="refuses to answer this process"):
+        with pytest.raises(DeniedError, match="refuses to answer this process"):
             service.control.status()
         assert seen[0][0] == os.getpid()
         assert seen[0][1].startswith("/")
@@ -270,7 +270,7 @@ def test_closing_ends_the_api_and_removes_the_socket(tmp_path: Path) -> None:
         api = service.link.pid
     assert not alive(api)
     assert not service.control_path.exists()
-    with pytest.raises(ClientError, match="no daemon runs here"):
+    with pytest.raises(UnreachableError, match="no daemon runs here"):
         service.control.status()
 
 
@@ -278,10 +278,10 @@ def test_the_client_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "s"
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(path))
-    with pytest.raises(ClientError, match="the daemon has ended"):
+    with pytest.raises(UnreachableError, match="the daemon has ended"):
         Client(str(path)).status()
     left.listen(1)
-    with pytest.raises(ClientError, match=r"does not answer within 0\.05 s"):
+    with pytest.raises(UnreachableError, match=r"does not answer within 0\.05 s"):
         Client(str(path), timeout=0.05).status()
     left.close()
 

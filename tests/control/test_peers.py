@@ -27,7 +27,7 @@ def test_the_question_is_put_with_the_kernels_facts() -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
             assert refusal(process.pid, pidfd, sandboxed) == ""
-            assert refusal(process.pid, None, sandboxed) == SANDBOXED
+            assert refusal(process.pid, pidfd, sandboxed) == SANDBOXED
         finally:
             os.close(pidfd)
         assert asked == [(process.pid, procfs.cgroup(process.pid))] * 2
@@ -35,7 +35,11 @@ def test_the_question_is_put_with_the_kernels_facts() -> None:
 
 @pytest.mark.parametrize("tgid", [0, -1])
 def test_a_peer_of_a_foreign_pid_namespace_is_refused(tgid: int) -> None:
-    assert refusal(tgid, None, nobody) == UNVERIFIED
+    own = os.pidfd_open(os.getpid())
+    try:
+        assert refusal(tgid, own, nobody) == UNVERIFIED
+    finally:
+        os.close(own)
 
 
 def test_a_peer_that_ended_is_refused() -> None:
@@ -47,7 +51,6 @@ def test_a_peer_that_ended_is_refused() -> None:
         assert refusal(process.pid, pidfd, nobody) == UNVERIFIED  # a zombie: its number is not free yet
         process.wait()
         assert refusal(process.pid, pidfd, nobody) == UNVERIFIED
-        assert refusal(process.pid, None, nobody) == UNVERIFIED
     finally:
         os.close(pidfd)
 

@@ -1,0 +1,1 @@
+"""What an operator can ask of the core and have it do, through the control socket."""

@@ -41,8 +41,10 @@ CATEGORIES = (
     "process_creation", "network_connection", "device_access", "process_termination", "sandbox_change", "network_flow",
     "network_protocol", "dns_query", "network_listen", "network_behavior", "process_migration", "sensor_access",
 )  # fmt: skip
-ACTIONS = ("kill", "kill-sandbox")
-OUTCOMES = ("done", "would", "gone", "never_touch", "failed")
+ACTIONS = ("kill", "freeze", "quarantine", "kill-sandbox")
+OUTCOMES = (
+    "done", "would", "gone", "never_touch", "failed", "announced", "silenced", "acknowledged", "excepted", "budget",
+)  # fmt: skip
 VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "egress", "would_egress", "quarantine")
 SOCKETS = ("destroyed", "gone", "unsupported", "failed")
 BEHAVIORS = (
@@ -93,6 +95,11 @@ METRICS: tuple[Metric, ...] = (
         "pinfold_responses_unsettled_total",
         "counter",
         "Responses that were not followed to their end, since too many were under way.",
+    ),
+    Metric(
+        "pinfold_response_budget_exceeded_total",
+        "counter",
+        "Quarantines and freezes that were only told, since their class had as many in the last minute as it may.",
     ),
     Metric(
         "pinfold_events_lost_total",

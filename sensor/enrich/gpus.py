@@ -66,7 +66,7 @@ def resolve(config: Config, there: Drivers) -> Grants:
             if not isinstance(device, SingleDevice):
                 continue
             at: KeyPath = ("classes", name, "granted_devices", index)
-            numbers = _numbers(device, there)
+            numbers = numbers_of(device, there)
             if isinstance(numbers, list):
                 mine = grants.numbers.setdefault(name, [])
                 mine += (number for number in numbers if number not in mine)
@@ -108,7 +108,7 @@ def _located(problems: list[Problem], file: str | None) -> list[str]:
     ]
 
 
-def _numbers(device: SingleDevice, there: Drivers) -> list[Number] | str:
+def numbers_of(device: SingleDevice, there: Drivers) -> list[Number] | str:
     """Or why not: `one of …` where the driver knows no such GPU, else what is waited for."""
     if device.class_ == "nvidia":
         return _nvidia_numbers(device, there)

@@ -22,14 +22,14 @@ class Detection(Struct, frozen=True, gc=False):
 
 
 class Response(Struct, frozen=True, gc=False):
-    """Journalled twice: as `intent` before acting, then with its outcome."""
+    """Journalled twice: as `intent` before acting, then with its outcome; before a grace period as `announced`."""
 
     detection_id: str
     time_ns: int
-    action: str  # log, kill, kill-sandbox
+    action: str  # kill, freeze, quarantine, kill-sandbox
     mode: str  # monitor, enforce
-    outcome: str  # intent, done, would, gone, never_touch, failed
-    reason: str  # one line; "" when done
+    outcome: str  # intent, done, would, gone, never_touch, failed; announced; silenced, acknowledged, excepted, budget
+    reason: str  # one line; when done "", or the quarantine's id
     targets: tuple[int, ...]  # tgids
     latency_ns: int  # from the event's time in the kernel to the outcome; 0 for an intent
 

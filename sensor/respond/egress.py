@@ -21,6 +21,7 @@ from sensor.confignetwork import (
     TCP,
     UDP,
     Egress,
+    EgressEntry,
     Prefix,
     Range,
     longest,
@@ -91,13 +92,22 @@ def matches(egress: Egress, address: str, port: int, protocol: int) -> bool:
     value = packed_address(address)
     if egress.default == "allow" or value is None:
         return egress.default == "allow"
-    if egress.loopback == "allow" and any(_within(value, prefix) for prefix in LOOPBACK):
+    if egress.loopback == "allow" and is_loopback(value):
         return True
-    return any(
-        _allows(ranges_of(entry), port, protocol)
-        for entry in egress.allow
-        if (prefix := prefix_of(entry.to)) is not None and _within(value, prefix)
-    )
+    return any(prefix_of(entry.to) is not None and entry_allows(entry, value, port, protocol) for entry in egress.allow)
+
+
+def is_loopback(address: int) -> bool:
+    """As the probes' is_local has it. `address`: 128 bits, IPv4 as ::ffff:a.b.c.d."""
+    return any(_within(address, prefix) for prefix in LOOPBACK)
+
+
+def entry_allows(entry: EgressEntry, address: int | None, port: int, protocol: int) -> bool:
+    """Of an entry with a name only ports and protocol are asked; `address` is None then."""
+    prefix = prefix_of(entry.to)
+    if prefix is None or address is None:
+        return (prefix is None) == (address is None) and _allows(ranges_of(entry), port, protocol)
+    return _within(address, prefix) and _allows(ranges_of(entry), port, protocol)
 
 
 def _within(value: int, prefix: Prefix) -> bool:

@@ -85,6 +85,11 @@ class Killer:
         refusal = self._kill(tree, root)
         return tree if refusal is None else refusal
 
+    def orphans(self, root: Identity, sandbox_id: int) -> Tree:
+        """What a root that is gone left behind: a double fork is over before its first half is answered. `resume`
+        kills them; nothing is killed here."""
+        return Tree(root, sandbox_id, deque(), {root}, [])
+
     def resume(self, tree: Tree) -> bool:
         """Kills on, a bounded number of processes; True once no living descendant is known.
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import cast, get_args
 
 from msgspec import Struct
 
 from sensor.config import Action, Config, SandboxClass
 from sensor.configdevices import granted_classes, granted_singles
+from sensor.configfile import KeyPath
 from sensor.confignetwork import name_of
-from sensor.events.detection import LEVELS
+from sensor.configrespond import ResponseRule
+from sensor.events.detection import LEVELS, Detection
 from sensor.events.layouts import Device
 from sensor.respond import prefixes
+from sensor.respond.exceptions import Exceptions, FileId, file_id
 from sensor.respond.executables import denied_execs
 
 DEFAULT_CLASS = "default"
@@ -45,6 +49,17 @@ class KernelClass(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     mode: str  # monitor, enforce
     action: Action
+    key: KeyPath = ()  # of the setting that says so
+
+
+class Subject(Struct, frozen=True, gc=False):
+    """What the policy looks at of a detection."""
+
+    level: str
+    rule_id: str = ""
+    rule_title: str = ""
+    tags: tuple[str, ...] = ()
+    score: int | None = None  # of a behaviour
 
 
 def device_mask(granted: Sequence[str]) -> int:
@@ -74,19 +89,74 @@ def class_index(config: Config, known: Mapping[str, int]) -> dict[str, int]:
 
 
 class Policy:
-    """Looks up what to do about a detection. Immutable: a reload makes another one."""
+    """Looks up what to do about a detection. Immutable: a reload makes another one, which binds exceptions anew.
 
-    def __init__(self, config: Config) -> None:
-        self._decisions = {
-            (name, level): Decision(settings.mode, getattr(settings.responses, level))
-            for name, settings in _ordered(config)
-            for level in LEVELS
-        }
+    `bind` gives device and inode of a path on the host; None where there is no such file."""
+
+    def __init__(self, config: Config, bind: Callable[[str], FileId | None] = file_id) -> None:
+        self._classes = dict(_ordered(config))
+        self._exceptions = {name: Exceptions(each.responses.exceptions, bind) for name, each in self._classes.items()}
 
     def decide(self, sandbox_class: str, level: str) -> Decision:
-        """`level` is one of LEVELS. A class that a reload removed is treated as `default`."""
-        found = self._decisions.get((sandbox_class, level))
-        return found if found is not None else self._decisions[DEFAULT_CLASS, level]
+        """By the level alone, which is one of LEVELS."""
+        return self.answer(sandbox_class, Subject(level))
+
+    def answer(self, sandbox_class: str, subject: Subject) -> Decision:
+        """The first entry of `responses.rules` that fits, else the level's. A class that a reload removed is treated
+        as `default`."""
+        name, settings = self._settings(sandbox_class)
+        at: KeyPath = ("classes", name, "responses")
+        for index, rule in enumerate(settings.responses.rules):
+            if _fits(rule, subject):
+                return Decision(settings.mode, rule.action, (*at, "rules", index))
+        if subject.level not in LEVELS:
+            raise KeyError(subject.level)
+        action = cast(Action, getattr(settings.responses, subject.level))
+        return Decision(settings.mode, action, (*at, subject.level))
+
+    def of_detection(self, detection: Detection) -> Decision:
+        return self.answer(detection.activity.SandboxClass, subject_of(detection))
+
+    def mode(self, sandbox_class: str) -> str:
+        return self._settings(sandbox_class)[1].mode
+
+    def exception(self, detection: Detection, image: FileId | None) -> str:
+        """Why it is only logged; "" where it is not. `image`: device and inode of what its process runs."""
+        name, _ = self._settings(detection.activity.SandboxClass)
+        return self._exceptions[name].find(detection.activity, image)
+
+    def quarantines_per_minute(self, sandbox_class: str) -> int:
+        return self._settings(sandbox_class)[1].responses.budget.quarantines_per_minute
+
+    def grace_seconds(self, sandbox_class: str) -> int:
+        return self._settings(sandbox_class)[1].responses.grace_seconds
+
+    @property
+    def unbound(self) -> list[str]:
+        """Exceptions that hold for nobody, since their executable is not there; one line each."""
+        return [
+            f"classes.{name}.responses.exceptions: {path!a} is no file of this host: the exception holds for nobody"
+            for name, exceptions in self._exceptions.items()
+            for path in exceptions.unbound
+        ]
+
+    def _settings(self, sandbox_class: str) -> tuple[str, SandboxClass]:
+        found = self._classes.get(sandbox_class)
+        return (sandbox_class, found) if found is not None else (DEFAULT_CLASS, self._classes[DEFAULT_CLASS])
+
+
+def subject_of(detection: Detection) -> Subject:
+    score = getattr(detection.activity, "Score", None)
+    return Subject(detection.level, detection.rule_id, detection.rule_title, detection.tags, score)
+
+
+def _fits(rule: ResponseRule, subject: Subject) -> bool:
+    return (
+        rule.rule in ("", subject.rule_id, subject.rule_title)
+        and rule.level in ("any", subject.level)
+        and (not rule.tag or any(fnmatchcase(tag, rule.tag) for tag in subject.tags))
+        and (not rule.score_at_least or (subject.score is not None and subject.score >= rule.score_at_least))
+    )
 
 
 def _ordered(config: Config) -> list[tuple[str, SandboxClass]]:

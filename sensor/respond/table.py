@@ -31,6 +31,12 @@ class Known(Protocol):
     @property
     def sandbox_id(self) -> int: ...  # sticky: where it was born or what it entered; 0 outside
     @property
+    def image(self) -> str: ...
+    @property
+    def image_file(self) -> tuple[int, int]: ...  # device (major << 20 | minor) and inode; zeros where unknown
+    @property
+    def exec_id(self) -> int: ...  # CLOCK_MONOTONIC at its last exec or its fork; 0 where unknown
+    @property
     def executed_inside(self) -> bool: ...  # its image was executed while it was in the sandbox
     @property
     def parent_tgid(self) -> int: ...  # who forked it, also after it was reparented

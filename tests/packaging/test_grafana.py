@@ -17,6 +17,7 @@ TITLES = [panel["title"] for panel in PANELS]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 NOT_SHOWN = {
     "pinfold_detector_bounds_total": "for whoever looks into what a sandbox filled",
+    "pinfold_response_budget_exceeded_total": "an alert says it",
     "pinfold_responses_unsettled_total": "an alert says it",
     "pinfold_rule_errors_total": "an alert says it",
     "pinfold_series_overflow_total": "for the sensor's own developers",

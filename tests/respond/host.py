@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ class Record:
     executed_inside: bool = True
     parent_tgid: int = 0
     parent: Record | None = None
+    image: str = ""
+    image_file: tuple[int, int] = (0, 0)
+    exec_id: int = 1
     entry: Program = field(default_factory=lambda: Program(0, 0, ""))
 
 
@@ -83,6 +87,16 @@ def sleeper() -> tuple[str, ...]:
 
 def script(source: str) -> tuple[str, ...]:
     return (sys.executable, "-c", source)
+
+
+def ended(tgid: int) -> bool:
+    """Within a moment: a process that was sent SIGKILL still has its own way to go."""
+    deadline = time.monotonic() + 10
+    while alive(tgid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def alive(tgid: int) -> bool:

@@ -53,6 +53,12 @@ PROTOCOLS = (
     "frp", "bore", "chisel", "wstunnel", "devtunnels", "yamux", "shell",
 )  # fmt: skip
 DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
+QUARANTINES = (
+    "beginning", "held", "releasing", "released", "killing", "killed", "ended", "failed", "damaged",
+)  # fmt: skip
+QUARANTINE_STEPS = (
+    "network", "sockets", "devices", "exec", "freeze", "evidence", "hold", "kill", "thaw", "continue", "lift",
+)  # fmt: skip
 REFUSED_PEERS = ("busy", "sandboxed", "unverified")
 STATUSES = ("200", "400", "404", "405", "500", "503")
 PATHS = ("/metrics", "/v1/status", "/v1/sandboxes", "/v1/rules", "other")
@@ -146,9 +152,31 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "pinfold_sockets_destroyed_total",
         "counter",
-        "Sockets of denied flows, by what became of them.",
+        "Sockets of denied flows and quarantined sandboxes, by what became of them.",
         ("outcome",),
         (SOCKETS,),
+    ),
+    Metric(
+        "pinfold_quarantines",
+        "gauge",
+        "Quarantines in the ledger, by state; `damaged` are files of it that cannot be read.",
+        ("state",),
+        (QUARANTINES,),
+    ),
+    Metric(
+        "pinfold_quarantine_steps_total",
+        "counter",
+        "Steps of quarantines, of releases and of kills, by what became of them.",
+        ("step", "outcome"),
+        (QUARANTINE_STEPS, ("done", "failed", "skipped")),
+    ),
+    Metric(
+        "pinfold_quarantine_seconds",
+        "histogram",
+        "From what a quarantine follows to its denial in the kernel, to all standing still, and to its last step.",
+        ("to",),
+        (("cut", "frozen", "held"),),
+        buckets=LATENCY_BUCKETS,
     ),
     Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
     Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),

@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sensor.bpf.denials import Deny
-from sensor.errors import ActError, NeverTouchError
-from sensor.respond import procfs
+from sensor.errors import ActError
 from sensor.respond.quarantine.engine import Quarantines
-from tests.live.names import unique
-from tests.live.test_kill import FORKER, Cgroup, mount
-from tests.respond.host import Table, alive, record_of
+from tests.live.quarantining import bench, box, events, path_of, state_of, wait
+from tests.live.test_kill import Cgroup, mount
+from tests.respond.host import record_of
 from tests.respond.quarantine.quarantining import ALL, Bench, order, outcomes, reach, settle
 
-WAIT_S = 30
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Cgroup]:
-    if os.geteuid():
-        pytest.fail("root is needed to make cgroups")
-    cgroup = Cgroup(mount(), f"pinfold-test-{unique()}")
-    cgroup.state = str(tmp_path)
-    try:
-        yield cgroup
-    finally:
-        cgroup.close()
-
-
-@pytest.fixture
-def bench(box: Cgroup) -> Bench:
-    return Bench(str(mount()), box.state)
-
-
-def path_of(box: Cgroup) -> str:
-    return "/" + str(box.directory.relative_to(mount()))
-
-
-def events(box: Cgroup) -> str:
-    return (box.directory / "cgroup.events").read_text()
-
-
-def wait(until: object, what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not until():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.002)
-
-
+__all__ = ["bench", "box"]  # fixtures
 COUNTS = "import sys,time\nwhile True:\n sys.stdout.write('x'); sys.stdout.flush(); time.sleep(0.005)"
 
 
@@ -143,11 +105,6 @@ def test_who_was_stopped_before_stays_stopped(box: Cgroup, bench: Bench) -> None
     assert outcomes(record)["continue"] == "skipped"
     assert state_of(away.pid) == "T"
     quarantines.close()
-
-
-def state_of(tgid: int) -> str:
-    stat = procfs.stat(tgid)
-    return "" if stat is None else stat.state
 
 
 # Sockets.
@@ -264,93 +221,3 @@ def test_pins_that_are_lost_are_put_again(box: Cgroup, bench: Bench) -> None:
     assert bench.said("critical: the kernel's denial was gone")
     reach(again, again.get(record.id), "held")
     again.close()
-
-
-# Faults, as sensor/respond/README.md lists them.
-
-
-def test_a_fork_bomb_is_held(box: Cgroup, bench: Bench, tmp_path: Path) -> None:
-    counter = tmp_path / "born"
-    counter.touch()
-    box.start(sys.executable, "-c", FORKER.format(counter=str(counter)))
-    wait(lambda: counter.stat().st_size >= 50, "it forks")
-    quarantines = bench.start()
-    record = reach(quarantines, quarantines.add(order(box.id, path_of(box))), "held")
-    assert record.step("freeze").state == "done"
-    born = counter.stat().st_size
-    members = box.tgids()
-    quarantines.tick(time.monotonic_ns())
-    assert (counter.stat().st_size, box.tgids()) == (born, members)
-    reach(quarantines, quarantines.kill(record.id, operator="uid 0", reason="a bomb"), "killed")
-    assert box.empty()
-    quarantines.close()
-
-
-def test_an_orchestrator_that_thaws_it_is_told_and_undone(box: Cgroup, bench: Bench) -> None:
-    box.start("sleep", "300")
-    quarantines = bench.start()
-    record = reach(quarantines, quarantines.add(order(box.id, path_of(box))), "held")
-    for count in (1, 2):
-        (box.directory / "cgroup.freeze").write_text("0")
-        settle(quarantines, lambda count=count: quarantines.get(record.id).thawed == count)  # type: ignore[misc]
-        settle(quarantines, lambda: "frozen 1" in events(box))
-    assert bench.said("somebody thawed it, and it is frozen again (2 times so far)")
-    quarantines.close()
-
-
-def test_what_somebody_had_frozen_stays_frozen(box: Cgroup, bench: Bench) -> None:
-    box.start("sleep", "300")
-    (box.directory / "cgroup.freeze").write_text("1")
-    quarantines = bench.start()
-    record = reach(quarantines, quarantines.add(order(box.id, path_of(box))), "held")
-    assert "somebody had frozen it before" in record.step("freeze").detail
-    record = reach(quarantines, quarantines.release(record.id, operator="uid 0", reason="enough"), "released")
-    assert outcomes(record)["thaw"] == "skipped"
-    assert "left frozen" in record.undo("thaw").detail
-    assert "frozen 1" in events(box)
-    quarantines.close()
-
-
-def test_a_cgroup_that_vanishes_ends_it_and_a_later_one_of_its_name_is_free(box: Cgroup, bench: Bench) -> None:
-    process = box.start("sleep", "300")
-    quarantines = bench.start()
-    record = quarantines.add(order(box.id, path_of(box)))
-    (box.directory / "cgroup.kill").write_text("1")
-    process.wait()
-    assert box.empty()
-    box.directory.rmdir()
-    box.directory.mkdir()
-    other = box.directory.stat().st_ino
-    assert other != box.id
-    record = reach(quarantines, record, "ended")
-    assert "another has its name, which is not quarantined" in record.remark
-    assert bench.denials is not None and not bench.denials.all()
-    assert "frozen 0" in events(box)
-    quarantines.close()
-    again = bench.start()
-    assert again.of(other) is None and again.of(box.id) is None
-    with pytest.raises(ActError, match="no such cgroup"):
-        again.add(order(box.id, path_of(box)))
-    again.close()
-
-
-def test_what_may_never_be_touched_is_asked_when_acting(box: Cgroup, bench: Bench) -> None:
-    own = box.start("sleep", "300")
-    guarded = Bench(str(mount()), box.state, own_pids=[own.pid])
-    quarantines = guarded.start()
-    with pytest.raises(NeverTouchError, match="holds a process of pinfold"):
-        quarantines.add(order(box.id, path_of(box)))
-    assert guarded.denials is not None and guarded.denials.puts == []
-    assert quarantines.records() == []
-    quarantines.close()
-    unguarded = bench.start()
-    record = reach(unguarded, unguarded.add(order(box.id, path_of(box))), "held")
-    unguarded.close()
-    guarded.denials = bench.denials
-    third = guarded.start()
-    with pytest.raises(NeverTouchError):
-        third.kill(record.id, operator="uid 0", reason="enough")
-    assert alive(own.pid)
-    assert third.get(record.id).state == "held"
-    third.close()
-    assert Deny(0) == 0 and secrets and Table

@@ -11,6 +11,7 @@ from sensor.respond.quarantine.means import SECOND_NS, Case, Collected, Means, W
 from sensor.respond.quarantine.record import Record, begin
 from sensor.respond.quarantine.sweeping import Request, Sweep
 
+SETTLE_NS = 2 * SECOND_NS
 CHECKED_AT_ONCE = 256  # processes held against the never-touch list: some 5 ms
 _EVIDENCE_SLACK = 5  # seconds beyond its own time, until it is given up
 
@@ -21,7 +22,7 @@ def go_on(means: Means, case: Case, now_ns: int) -> None:
     with means.opened(record) as directory:
         if directory is None and not still.strays(means, record, set()):
             vanished(means, case)
-        elif _checked(means, case, directory):
+        elif _checked(means, case, directory, now_ns):
             _sockets(means, case, now_ns)
             _freeze(means, case, directory, now_ns)
             _evidence(means, case, directory, now_ns)
@@ -43,18 +44,29 @@ def vanished(means: Means, case: Case) -> None:
     means.finish(record, "ended", remark)
 
 
-def _checked(means: Means, case: Case, directory: CgroupDirectory | None) -> bool:
+def _checked(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: int) -> bool:
     """Whether everyone in it may be touched, as of now. Nothing but the denial was done before."""
     record = case.record
+    if record.checked:
+        return True
     if case.unchecked is None:
         case.unchecked = directory.processes() if directory is not None else []
     part, case.unchecked = case.unchecked[:CHECKED_AT_ONCE], case.unchecked[CHECKED_AT_ONCE:]
     refusal = means.guard.sandbox(record.order.path, part)
     if refusal is None:
-        return not case.unchecked
+        record.checked = not case.unchecked
+        return record.checked
+    case.check_ns = case.check_ns or now_ns + SETTLE_NS
+    if not refusal.final and now_ns < case.check_ns:
+        case.unchecked = part + case.unchecked
+        return False
     for step in record.steps:
         if not step.over:
             means.end_step(record, step, "skipped", refusal.reason)
+    if record.found:
+        record.state, record.remark = "held", f"{record.remark}; never touched: {refusal.reason}"
+        means.ledger.save(record)
+        return False
     left = denying.lift(means, record)
     means.finish(record, "failed", f"never touched: {refusal.reason}; the denial is {left or 'lifted'}")
     return False
@@ -102,7 +114,7 @@ def _freeze(means: Means, case: Case, directory: CgroupDirectory | None, now_ns:
         if directory is not None:
             still.freeze(case, directory)
     stopped = still.stop(means, case, directory, now_ns)
-    frozen = directory is None or bool(case.each) or still.frozen(directory)
+    frozen = directory is None or bool(case.record.by_signal) or still.frozen(directory)
     if stopped and frozen:
         means.end_step(record, step, "done", _what_stands_still(case))
         means.metrics.observe("pinfold_quarantine_seconds", (now_ns - case.since_ns) / SECOND_NS, ("frozen",))
@@ -113,10 +125,14 @@ def _freeze(means: Means, case: Case, directory: CgroupDirectory | None, now_ns:
 
 def _what_stands_still(case: Case) -> str:
     record = case.record
-    parts = [f"{case.each}, so that each process was stopped by a signal" if case.each else "frozen 1"]
+    parts = [
+        f"{case.record.by_signal}, so that each process was stopped by a signal"
+        if case.record.by_signal
+        else "frozen 1"
+    ]
     if record.frozen_by == "somebody":
         parts.append("somebody had frozen it before, and a release leaves it so")
-    if record.stopped and not case.each:
+    if record.stopped and not case.record.by_signal:
         parts.append(f"stopped, since they left its cgroup: {_named(record)}")
     elif record.stopped:
         parts.append(f"{len(record.stopped)} stopped: {_named(record)}")
@@ -133,7 +149,7 @@ def _state_unfrozen(means: Means, case: Case, directory: CgroupDirectory | None)
     record = case.record
     if case.scanning is None:
         case.members = directory.processes() if directory is not None else []
-        case.scanning = still.not_frozen([] if case.each else case.members)
+        case.scanning = still.not_frozen([] if case.record.by_signal else case.members)
         case.left = []
     for _ in range(CHECKED_AT_ONCE):
         try:
@@ -146,7 +162,7 @@ def _state_unfrozen(means: Means, case: Case, directory: CgroupDirectory | None)
     case.scanning = None
     left = sorted({*case.left, *(target.tgid for target in case.moving)})
     total = len({*case.members, *(tgid for tgid, _ in record.stopped)})
-    why = f"{case.each}; " if case.each else ""
+    why = f"{case.record.by_signal}; " if case.record.by_signal else ""
     detail = (
         f"{why}{len(left)} of {total} processes not frozen after {means.settings.freeze_seconds} s: "
         f"{still.named(left)}; what is denied stays denied, and they stand still as soon as the kernel lets go of them"

@@ -25,7 +25,7 @@ def release(means: Means, case: Case, now_ns: int) -> None:
     with means.opened(record) as directory:
         if directory is None and not still.strays(means, record, set()):
             vanished(means, case)
-        elif _thaw(means, case, directory, now_ns) and _continue(means, case) and _lift(means, case, now_ns):
+        elif _thaw(means, case, directory, now_ns) and _continue(means, case) and _lift(means, case):
             means.finish(record, "released")
 
 
@@ -40,14 +40,15 @@ def _thaw(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: i
         return True
     begin(step)
     try:
-        directory.thaw()
+        if directory.frozen():
+            directory.thaw()
         asked = directory.read("cgroup.freeze").strip() != b"0"
     except FileNotFoundError:
         asked = False
     except OSError as error:
-        return _not_yet(means, case, "thaw", f"it stays frozen: cgroup.freeze: {error.strerror}", now_ns)
+        return _not_yet(means, case, "thaw", f"it stays frozen: cgroup.freeze: {error.strerror}")
     if asked:
-        return _not_yet(means, case, "thaw", "somebody freezes it again and again", now_ns)
+        return _not_yet(means, case, "thaw", "somebody freezes it again and again")
     if still.frozen(directory):
         # The kernel tells of it a moment later; or a cgroup above it is frozen, which is not ours to thaw.
         if now_ns < case.until_ns:
@@ -59,14 +60,13 @@ def _thaw(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: i
     return True
 
 
-def _not_yet(means: Means, case: Case, name: str, why: str, now_ns: int) -> bool:
+def _not_yet(means: Means, case: Case, name: str, why: str) -> bool:
     step = case.record.undo(name)
     if step.state != "failed" or step.detail != why:
         means.end_step(case.record, step, "failed", f"{why}; tried again each second")
         step.detail = why
         means.ledger.save(case.record)
-    case.stated = True
-    case.second_ns = now_ns + SECOND_NS
+    case.slow = True
     return False
 
 
@@ -91,14 +91,14 @@ def _stopped(tgid: int, ticks: int) -> bool:
     return stat is not None and stat.start_ticks == ticks and stat.state == "T"
 
 
-def _lift(means: Means, case: Case, now_ns: int) -> bool:
+def _lift(means: Means, case: Case) -> bool:
     record = case.record
     step = record.undo("lift")
     if step.state == "done":
         return True
     begin(step)
     if left := denying.lift(means, record):
-        return _not_yet(means, case, "lift", left, now_ns)
+        return _not_yet(means, case, "lift", left)
     means.end_step(record, step, "done", "programs, devices and the network are no longer refused")
     return True
 
@@ -122,7 +122,7 @@ def kill(means: Means, case: Case, now_ns: int) -> None:
         if not step.over:
             means.end_step(record, step, "done", "nothing of it lives")
         # An orchestrator may use the cgroup again: nothing that it starts there is to stand still.
-        if _thaw(means, case, directory, now_ns) and _lift(means, case, now_ns):
+        if _thaw(means, case, directory, now_ns) and _lift(means, case):
             means.finish(record, "killed")
 
 
@@ -160,7 +160,10 @@ def _living(means: Means, case: Case, directory: CgroupDirectory | None) -> list
 
 
 def _state_living(means: Means, case: Case, left: list[int], now_ns: int) -> None:
-    if case.stated or now_ns < case.until_ns:
+    if now_ns < case.until_ns:
+        return
+    case.slow = True
+    if case.stated:
         return
     case.stated = True
     case.record.remark = (

@@ -90,7 +90,7 @@ class Quarantines:
     @property
     def busy(self) -> bool:
         """Whether `tick` is wanted often: each 1 to 50 ms. Else once a second."""
-        moving = any(case.record.state in _BUSY_STATES and not case.stated for case in self._cases.values())
+        moving = any(case.record.state in _BUSY_STATES and not case.slow for case in self._cases.values())
         return moving or any(case.pending for case in self._cases.values()) or not self._means.ledger.settled
 
     def records(self) -> list[Record]:
@@ -222,7 +222,8 @@ class Quarantines:
             for found in means.collector.poll(monotonic_ns):
                 self._collected(found)
         for case in list(self._cases.values()):
-            if not case.stated or second:
+            if not case.slow or second:
+                case.slow = False
                 self._go_on(case, monotonic_ns, second=second)
             if case.record.state in OVER:
                 case.drop(means)
@@ -244,7 +245,7 @@ class Quarantines:
                     ending.kill(self._means, case, now_ns)
         except OSError as error:
             # The cgroup filesystem itself failed; the denial is in force, and the next second tries again.
-            case.stated = True
+            case.slow = True
             why = f"{error.filename or 'the kernel'}: {error.strerror}"
             if case.record.remark != why:
                 case.record.remark = why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -58,7 +58,7 @@ class Collecting(Protocol):
     """Never blocks. `now_ns` is CLOCK_MONOTONIC."""
 
     def start(self, wanted: Wanted, now_ns: int) -> bool: ...
-    def poll(self, now_ns: int) -> list[Collected]: ...
+    def poll(self, now_ns: int) -> Sequence[Collected]: ...
     def close(self) -> None: ...
 
 
@@ -70,13 +70,14 @@ class Case:
         self.since_ns = since_ns  # the event that it follows
         self.unchecked: list[int] | None = None  # tgids to be held against the never-touch list; None: all of it
         self.sweep: Sweep | None = None
-        self.each = ""  # why its processes are stopped by signals, one by one, and not by the freezer
         self.known: set[Identity] = {Identity(*each) for each in record.stopped}  # who was met, so or so
         self.pending: list[Identity] = []  # are written down, and get their SIGSTOP once that is on the disk
         self.moving: list[Identity] = [Identity(*each) for each in record.stopped]  # got it, and were not seen still
         self.until_ns = 0  # of what is waited for: the freeze, the kill
         self.scan_ns = 0  # when processes that left are looked for next
         self.second_ns = 0  # when what needs a look each second gets it
+        self.check_ns = 0  # until when a doubt whether somebody may be touched may be lifted by a record in the ring
+        self.slow = False  # nothing is to be gained by looking more often than once a second
         self.stated = False  # that it takes longer than it may
         self.collecting = False
         self.scanning: Iterator[int | None] | None = None  # for who is not frozen, among `members`; found: `left`

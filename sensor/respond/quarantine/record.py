@@ -73,6 +73,9 @@ class Record(Struct):
     ended_by: str = ""  # the operator of the release or the kill
     ended_why: str = ""
     frozen_by: Literal["", "us", "somebody"] = ""  # written before the freeze begins; "us" is what a release undoes
+    checked: bool = False  # everyone in it was held against the never-touch list
+    found: bool = False  # in force, without a ledger entry
+    by_signal: str = ""  # why its processes are stopped one by one, and not by the freezer
     deny: int = 0  # Deny, as it was put into the kernel
     stopped: list[tuple[int, int]] = field(default_factory=list)  # (tgid, start ticks), before their SIGSTOP
     spared: list[tuple[int, int]] = field(default_factory=list)  # those that were stopped when we came

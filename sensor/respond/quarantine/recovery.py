@@ -104,7 +104,7 @@ def _adopt(means: Means, sandbox_id: int, deny: Deny, boot: str, now_ns: int) ->
         evidence=not damaged,
     )
     record = new_record(order, boot, 0, time.time_ns())
-    record.deny, record.remark = int(deny), FOUND
+    record.deny, record.remark, record.found = int(deny), FOUND, True
     # With a damaged ledger it was most likely frozen by us; else not, since a freeze comes after the first write.
     record.frozen_by = "somebody" if frozen and not damaged else "us"
     case = Case(record, now_ns)

@@ -38,12 +38,15 @@ def freeze(case: Case, directory: CgroupDirectory) -> None:
     """Asks for it and does not wait."""
     try:
         directory.write("cgroup.freeze", b"1")
-        case.each = ""
+        case.record.by_signal = ""
+        return
     except OSError as error:
         if error.errno == errno.ENOENT:
-            case.each = "it has no cgroup.freeze"
+            case.record.by_signal = "it has no cgroup.freeze"
         elif error.errno not in GONE:
-            case.each = f"cgroup.freeze: {error.strerror}"
+            case.record.by_signal = f"cgroup.freeze: {error.strerror}"
+    if case.record.by_signal and case.record.frozen_by == "us":
+        case.record.frozen_by = ""
 
 
 def frozen(directory: CgroupDirectory) -> bool:
@@ -74,7 +77,7 @@ def _meet(means: Means, case: Case, directory: CgroupDirectory | None) -> bool:
     members = directory.processes() if directory is not None else []
     targets = strays(means, case.record, set(members))
     fresh = [target for target in targets if target not in case.known]
-    if case.each:
+    if case.record.by_signal:
         known = {target.tgid: target for target in case.known}
         fresh += [one for tgid in members if (one := _identity(tgid)) is not None and one != known.get(tgid)]
     for target in fresh[:AT_ONCE]:

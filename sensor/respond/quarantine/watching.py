@@ -45,7 +45,7 @@ def restart_sockets(case: Case) -> None:
 
 def _freeze(means: Means, case: Case, directory: CgroupDirectory | None) -> None:
     record = case.record
-    if directory is None or case.each or directory.frozen():
+    if directory is None or case.record.by_signal or directory.frozen():
         return
     refusal = means.guard.sandbox(record.order.path, directory.processes()[:CHECKED_AT_ONCE])
     if refusal is not None:
@@ -58,7 +58,7 @@ def _freeze(means: Means, case: Case, directory: CgroupDirectory | None) -> None
     means.ledger.save(record)
     still.freeze(case, directory)
     if record.thawed & (record.thawed - 1) == 0:  # 1, 2, 4, …: who does it each second fills no log
-        again = "is frozen again" if not case.each else f"cannot be frozen again: {case.each}"
+        again = "is frozen again" if not case.record.by_signal else f"cannot be frozen again: {case.record.by_signal}"
         means.say(record, f"somebody thawed it, and it {again} ({record.thawed} times so far)", outcome="thawed")
 
 
@@ -81,7 +81,7 @@ def _late(means: Means, case: Case, directory: CgroupDirectory | None) -> None:
     step = record.step("freeze")
     if step.state != "failed" or case.moving or case.pending:
         return
-    if case.each or directory is None or still.frozen(directory):
+    if case.record.by_signal or directory is None or still.frozen(directory):
         means.end_step(record, step, "done", "late: all of it stands still now")
         means.ledger.save(record)
 

@@ -57,6 +57,12 @@ PROTOCOLS = (
 CONTAINED = ("killed", "gone", "never_touch", "failed", "would")
 TAMPERED = ("link", "pin", "map", "control", "sandbox", "tracer", "stopped")
 DEVICE_CLASSES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
+QUARANTINES = (
+    "beginning", "held", "releasing", "released", "killing", "killed", "ended", "failed", "damaged",
+)  # fmt: skip
+QUARANTINE_STEPS = (
+    "network", "sockets", "devices", "exec", "freeze", "evidence", "hold", "kill", "thaw", "continue", "lift",
+)  # fmt: skip
 REFUSED_PEERS = ("busy", "foreign", "sandboxed", "unverified")
 STATUSES = ("200", "202", "400", "403", "404", "405", "409", "413", "429", "500", "503")
 PATHS = (
@@ -158,7 +164,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "pinfold_sockets_destroyed_total",
         "counter",
-        "Sockets of denied flows, by what became of them.",
+        "Sockets of denied flows and quarantined sandboxes, by what became of them.",
         ("outcome",),
         (SOCKETS,),
     ),
@@ -190,6 +196,28 @@ METRICS: tuple[Metric, ...] = (
         "Programs of classes that deny some by content, which could not be read: their child was busy, late or gone.",
         ("reason",),
         (("waiting", "child", "late"),),
+    ),
+    Metric(
+        "pinfold_quarantines",
+        "gauge",
+        "Quarantines in the ledger, by state; `damaged` are files of it that cannot be read.",
+        ("state",),
+        (QUARANTINES,),
+    ),
+    Metric(
+        "pinfold_quarantine_steps_total",
+        "counter",
+        "Steps of quarantines, of releases and of kills, by what became of them.",
+        ("step", "outcome"),
+        (QUARANTINE_STEPS, ("done", "failed", "skipped")),
+    ),
+    Metric(
+        "pinfold_quarantine_seconds",
+        "histogram",
+        "From what a quarantine follows to its denial in the kernel, to all standing still, and to its last step.",
+        ("to",),
+        (("cut", "frozen", "held"),),
+        buckets=LATENCY_BUCKETS,
     ),
     Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
     Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),

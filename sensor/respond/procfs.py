@@ -43,7 +43,15 @@ def ticks(start_ns: int) -> int:
 
 
 def stat(tgid: int) -> Stat | None:
-    text = _read(f"/proc/{tgid}/stat", _STAT_BYTES)
+    return _stat(f"/proc/{tgid}/stat")
+
+
+def stat_of_thread(tgid: int, tid: str) -> Stat | None:
+    return _stat(f"/proc/{tgid}/task/{tid}/stat")
+
+
+def _stat(path: str) -> Stat | None:
+    text = _read(path, _STAT_BYTES)
     if text is None:
         return None
     # The comm in parentheses may itself hold parentheses and spaces: only the last one closes it.

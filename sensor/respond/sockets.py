@@ -81,7 +81,7 @@ class _Child:
         self.answered = False
         self._answer = os.memfd_create("pinfold-answer", os.MFD_CLOEXEC)
         try:
-            self.pid = _spawn(command, _encoded(request), self._answer)
+            self.pid = spawn(command, _encoded(request), self._answer)
         except OSError:
             os.close(self._answer)
             raise
@@ -199,8 +199,8 @@ def _decoded(line: bytes) -> Result:
         return _NO_ANSWER
 
 
-def _spawn(command: tuple[str, ...], question: bytes, answer: int) -> int:
-    """Files in memory and not pipes: neither side can be made to wait for the other."""
+def spawn(command: tuple[str, ...], question: bytes, answer: int) -> int:
+    """A child's pid. Files in memory and not pipes: neither side can be made to wait for the other."""
     asked = os.memfd_create("pinfold-question", os.MFD_CLOEXEC)
     try:
         os.write(asked, question)

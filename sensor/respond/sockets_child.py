@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 # include/uapi/linux/{netlink,sock_diag,inet_diag}.h
@@ -84,19 +85,33 @@ class Netlink:
         """By its ports and cookie alone. An exact look-up misses a socket bound to a device, which any process may
         do to its own (SO_BINDTODEVICE, since 5.7): only a dump tells the device."""
         code = _port_filter(*ports)
-        body = _REQUEST_HEAD.pack(family, protocol, _EVERY_STATE) + bytes(_ID.size)
-        self._send(
-            _SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, body + struct.pack("=HH", 4 + len(code), _REQ_BYTECODE) + code
-        )
         found: Found | int = errno.ENOENT
+        try:
+            for message in self.dump(family, protocol, struct.pack("=HH", 4 + len(code), _REQ_BYTECODE) + code):
+                if (each := Found(message)).cookie == cookie:
+                    found = each
+        except OSError as error:
+            return error.errno or errno.EIO
+        return found
+
+    def dump(self, family: int, protocol: int, attributes: bytes = b"") -> Iterator[bytes]:
+        """A struct inet_diag_msg and its attributes, of each socket.
+
+        :raises OSError: the kernel's own; EOPNOTSUPP where it has no handler for the protocol (no
+            CONFIG_INET_UDP_DIAG, say).
+        """
+        body = _REQUEST_HEAD.pack(family, protocol, _EVERY_STATE) + bytes(_ID.size)
+        self._send(_SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, body + attributes)
         while True:
             for kind, message in self._receive():
                 if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
-                    # The kernel has no handler for the protocol: CONFIG_INET_UDP_DIAG, say.
                     failed = -struct.unpack_from("=i", message)[0] if len(message) >= 4 else 0
-                    return (errno.EOPNOTSUPP if failed == errno.ENOENT else failed) or found
-                if kind == _SOCK_DIAG_BY_FAMILY and (each := Found(message)).cookie == cookie:
-                    found = each
+                    if failed:
+                        code = errno.EOPNOTSUPP if failed == errno.ENOENT else failed
+                        raise OSError(code, os.strerror(code))
+                    return
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    yield message
 
     def made_in(self, family: int, protocol: int, cgroup: int) -> list[Found] | int:
         code = struct.pack("=BBHQ", _CGROUP_COND, 12, 16, cgroup)

@@ -1,6 +1,6 @@
 """The archive: a tar whose every member is a gzip stream of its own, so that whatever lies before a known place
-is a readable archive, and a manifest can be added to it by somebody else. (`tar xzf` and Python's `r:gz` read it; Python's
-`r|gz` ends after the first stream.)
+is a readable archive, and a manifest can be added to it by somebody else. (`tar xzf` and Python's `r:gz` read it;
+Python's `r|gz` ends after the first stream.)
 
 Names are ours alone (NAME). The first stream carries a comment that says whose sandbox it is: the quota is counted by
 reading a hundred bytes of each archive.

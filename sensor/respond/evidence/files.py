@@ -7,6 +7,7 @@ without blocking, by a thread that can be left behind: its file system may be th
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,7 @@ from sensor.respond.evidence.processes import Process
 from sensor.respond.evidence.worker import StalledError, Worker
 
 PATIENCE_S = 2.0
+MEMFD = "a memfd"
 _CHUNK = 1 << 20
 _MEMORY = frozenset([0x01021994, 0x958458F6])  # TMPFS_MAGIC, HUGETLBFS_MAGIC: where memfds are
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +33,10 @@ T = TypeVar("T")
 
 class NotReadError(Exception):
     """Why, in words of ours."""
+
+
+class GoneError(Exception):
+    """Its process ended, or closed it: nothing is lost that the rest of the archive could be missing."""
 
 
 class _StatFs(ctypes.Structure):
@@ -78,6 +84,8 @@ class Files:
                     found[key] = self._hash(process, key)
             except NotReadError as why:
                 refused[str(why)] = refused.get(str(why), 0) + 1
+            except GoneError:
+                self._notes.cut("some processes ended while they were looked at")
             else:
                 process.record["exe_id"] = _name(key)
         for reason, count in refused.items():
@@ -92,6 +100,8 @@ class Files:
         except NotReadError as why:
             record["error"] = str(why)
             self._notes.lost(f"an executable was not hashed: {why}")
+        except GoneError:
+            record["error"] = "its process ended meanwhile"
         return record
 
     def copy(self, processes: list[Process], mapped: dict[int, list[Mapping]], writer: Writer) -> Iterator[Record]:
@@ -101,28 +111,30 @@ class Files:
             return
         for process in processes:
             if process.exe.endswith(b" (deleted)"):
-                yield from self._one(process, "exe", "a deleted executable", process.exe, writer)
+                yield from self._one(process, f"{process.path}/exe", "a deleted executable", process.exe, writer)
         for process in processes:
+            maps = f"/proc/self/fd/{process.folder}/map_files"
             for each in mapped.get(process.tgid, []):
-                yield from self._one(process, f"map_files/{each.where}", "deleted code", each.path, writer)
+                yield from self._one(process, f"{maps}/{each.where}", "deleted code", each.path, writer)
         for process in processes:
-            for number, target in process.descriptors:
+            for at, target in process.descriptors:
                 if target.startswith(b"/memfd:"):
-                    yield from self._one(process, f"fd/{number}", "a memfd", target, writer)
+                    yield from self._one(process, at, MEMFD, target, writer)
 
-    def _one(self, process: Process, name: str, what: str, path: bytes, writer: Writer) -> Iterator[Record]:
+    def _one(self, process: Process, at: str, what: str, path: bytes, writer: Writer) -> Iterator[Record]:
         if self._tried >= LIMITS["files"]:
             self._notes.cut(f"files beyond {LIMITS['files']} were not copied")
             return
         copied = Copied()
         most = min(self._most, self._room)
-        at = f"/proc/self/fd/{process.folder if name.startswith('map') else process.base}/{name}"
-        memory = name.startswith("fd/")
         error = ""
         try:
-            self._do(lambda: _copy(at, memory, set(self._seen), most, copied))
+            self._do(lambda: _copy(at, what == MEMFD, set(self._seen), most, copied))
         except NotReadError as why:
             error = str(why)
+        except GoneError:
+            self._notes.cut("some files were closed while they were looked at")
+            return
         if copied.key in self._seen:
             return
         self._tried += 1
@@ -153,6 +165,8 @@ class Files:
         except StalledError as why:
             raise NotReadError("it did not come in time: its file system makes it wait") from why
         except OSError as why:
+            if why.errno in {errno.ENOENT, errno.ESRCH}:
+                raise GoneError from why
             raise NotReadError(os.strerror(why.errno or 0)) from why
 
 
@@ -245,6 +259,6 @@ def _extent(fd: int, at: int, size: int) -> tuple[int, int]:
         begin = os.lseek(fd, at, os.SEEK_DATA)
         return begin, os.lseek(fd, begin, os.SEEK_HOLE)
     except OSError as why:
-        if at == 0 and why.errno == 22:  # EINVAL: its file system cannot tell
+        if at == 0 and why.errno == errno.EINVAL:  # its file system cannot tell
             return 0, size
         raise

@@ -74,7 +74,7 @@ class Sockets:
             for inode, process in list(first.items())[: LIMITS["namespaces"]]:
                 record: Record = {"inode": inode, "host": inode == host, "sockets": [], "others": {}}
                 self.records.append(record)
-                if inode == host or _enter(process, inode):
+                if _libc.setns(own, _NEWNET) == 0 if inode == host else _enter(process, inode):
                     record["sockets"] = list(self._inet(inode == host))
                 else:
                     self._notes.lost("a network namespace could not be entered")

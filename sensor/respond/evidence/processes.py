@@ -24,7 +24,7 @@ _SPARE_DESCRIPTORS = 128
 _KCMP_FILES = 2
 _KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())  # include/uapi/asm-generic/unistd.h
 _libc = ctypes.CDLL(None, use_errno=True)
-Descriptor = tuple[int, bytes]
+Descriptor = tuple[str, bytes]  # where it can be opened, what it is
 
 
 class Process:
@@ -36,8 +36,7 @@ class Process:
         self.base = base
         self.record = record
         self.start_ticks = int(stat[19])
-        # Without ptrace's permission they are 0, and then the memory cannot be read either.
-        self.argv_bytes = max(int(stat[46]) - int(stat[45]), 0) if len(stat) > 46 else 0
+        self.argv_bytes = _argv_bytes(stat if base == folder else _fields(try_read("stat", 4096, base) or b""))
         self.descriptors: list[Descriptor] = []
         self.cgroup = b""
         self.exe = b""
@@ -86,8 +85,7 @@ class Scan:
         cgroup = try_read("cgroup", 1 << 16, folder)
         if text is None or cgroup is None:
             return None
-        # The comm in parentheses may hold parentheses and spaces: only the last one closes it.
-        stat = text[text.rfind(b")") + 2 :].split()
+        stat = _fields(text)
         if len(stat) < 20 or (start_ticks is not None and int(stat[19]) != start_ticks):
             return None
         if below is not None and not _within(cgroup, below):
@@ -125,14 +123,16 @@ class Scan:
     def _open_files(self, process: Process, tids: list[int]) -> None:
         found, rest = self._descriptors_of(process.base, "")
         process.record["descriptors"] = found
-        process.descriptors = [(each["fd"], each.pop("raw")) for each in found]
+        process.descriptors = [(f"{process.path}/fd/{each['fd']}", each.pop("raw")) for each in found]
         if rest:
             process.record["descriptors_left_out"] = rest
         apart = []
         for tid in tids[1 : LIMITS["threads"]]:
             if _own_files(process.tgid, tid):
-                more, _ = self._descriptors_of(process.folder, f"task/{tid}/")
-                process.descriptors += [(each["fd"], each.pop("raw")) for each in more]
+                below = f"task/{tid}/"
+                more, _ = self._descriptors_of(process.folder, below)
+                at = f"/proc/self/fd/{process.folder}/{below}fd/"
+                process.descriptors += [(f"{at}{each['fd']}", each.pop("raw")) for each in more]
                 apart.append({"tid": tid, "descriptors": more})
         if apart:
             process.record["threads_with_files_apart"] = apart
@@ -169,6 +169,16 @@ def _descriptor(base: int, below: str, folder: int, number: int) -> Record | Non
             if name in {b"pos", b"flags", b"mnt_id", b"ino"}:
                 record[name.decode()] = value.decode(errors="replace")
     return record
+
+
+def _fields(stat: bytes) -> list[bytes]:
+    """The comm in parentheses may hold parentheses and spaces: only the last one closes it."""
+    return stat[stat.rfind(b")") + 2 :].split()
+
+
+def _argv_bytes(stat: list[bytes]) -> int:
+    """Both ends are 0 where there is no memory, or no permission to read it."""
+    return max(int(stat[46]) - int(stat[45]), 0) if len(stat) > 46 else 0
 
 
 def _within(cgroup: bytes, path: bytes) -> bool:

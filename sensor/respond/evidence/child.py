@@ -44,4 +44,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # threads that hang are not waited for
+    os._exit(0)  # nothing is torn down under threads that hang

@@ -85,6 +85,11 @@ class Killer:
         refusal = self._kill(tree, root)
         return tree if refusal is None else refusal
 
+    def below(self, root: Identity, sandbox_id: int) -> Tree:
+        """What descends from a process that is gone: it may have forked before it ended, which its records, perhaps
+        still unread, tell. For `resume`."""
+        return Tree(root, sandbox_id, deque(), {root}, [])
+
     def resume(self, tree: Tree) -> bool:
         """Kills on, a bounded number of processes; True once no living descendant is known.
 

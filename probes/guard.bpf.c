@@ -55,16 +55,31 @@ int on_signal_generate(struct bpf_raw_tracepoint_args *ctx) {
 #endif
 
 #ifdef PF_HAVE_CAP_CAPABLE
-/* bpf(2) asks for CAP_BPF before anything else, and reaches every BPF object by id with it. CAP_SYS_ADMIN alone
- * would do too, but is asked for by so much else that it says nothing. */
+static void *(*current_task)(void) = (void *)158; /* bpf_get_current_task_btf, 5.11 */
+static void *(*task_registers)(void *task) = (void *)175; /* bpf_task_pt_regs, 5.15 */
+
+#define PF_CAP_SYS_ADMIN 21
+#define PF_CAP_PERFMON 38
+#define PF_CAP_BPF 39
+#define PF_ORIG_AX 120 /* struct pt_regs of x86-64: the system call's number */
+#define PF_SYS_BPF 321
+#define PF_SYS_BPF_I386 357
+
+/* Making maps and programs asks for CAP_BPF, opening those of others by id for CAP_SYS_ADMIN: which so much else asks
+ * for (each mmap) that only the system call tells the two apart. It is a read of the task's own saved registers. */
 int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   u32 capability = ctx->args[3];
-  if (capability != 39 && capability != 38) return 0; /* CAP_BPF, CAP_PERFMON */
+  if (capability != PF_CAP_SYS_ADMIN && capability != PF_CAP_BPF && capability != PF_CAP_PERFMON) return 0;
+  u64 call = 0;
+  void *registers = task_registers(current_task());
+  read_kernel(&call, sizeof(call), registers + PF_ORIG_AX);
+  int bpf = call == PF_SYS_BPF || call == PF_SYS_BPF_I386;
+  if (bpf == (capability == PF_CAP_PERFMON)) return 0;
   void *ns = (void *)ctx->args[1];
   struct pf_sensor_access e;
   __builtin_memset(&e, 0, sizeof(e));
   e.access = PF_ACCESS_CAPABILITY;
-  e.number = capability;
+  e.number = bpf ? PF_CAP_BPF : PF_CAP_PERFMON;
   e.result = ctx->args[4];
   e.user_ns = namespace_id(ns, PF_AT_user_namespace__ns);
   tell_access(&e, e.result != 0);

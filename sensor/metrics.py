@@ -188,7 +188,8 @@ METRICS: tuple[Metric, ...] = (
         ("what",),
         (TAMPERED,),
     ),
-    Metric("pinfold_guard_seconds_total", "counter", "CPU time spent on verifying links, pins and maps."),
+    Metric("pinfold_guard_rounds_total", "counter", "Times that links, pins and maps were verified: once a second."),
+    Metric("pinfold_guard_seconds_total", "counter", "CPU time spent on that."),
     Metric("pinfold_sandboxes_tamperable", "gauge", "Live sandboxes with rights by which they can reach the sensor."),
     Metric(
         "pinfold_programs_unread_total",

@@ -39,7 +39,7 @@ enum pf_flag {
 /* What a sandboxed process tried on the sensor, pf_sensor_access.access. */
 enum pf_access {
   PF_ACCESS_SIGNAL = 1,          /* a signal to one of the sensor's processes; an attach by ptrace sends SIGSTOP */
-  PF_ACCESS_CAPABILITY = 2,      /* it was asked for CAP_BPF or CAP_PERFMON, as by bpf(2) */
+  PF_ACCESS_CAPABILITY = 2,      /* CAP_BPF: bpf(2) asked for it or for CAP_SYS_ADMIN; or CAP_PERFMON */
 };
 
 /* What was decided in the kernel. */

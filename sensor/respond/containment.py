@@ -26,6 +26,7 @@ from sensor.respond.table import Host, Identity, identity
 SETTLE_NS = 2_000_000_000  # late children, an unsure refusal, and sockets that were passed on before the kill
 AGAIN_NS = 20_000_000
 MOST_PENDING = 1024
+_NOBODY = Identity(0, 0)
 
 
 class Escape(Struct, frozen=True):
@@ -88,7 +89,7 @@ class Containment:
             self._metrics.count("pinfold_containments_total", ("would",))
             return
         now = time.monotonic_ns()
-        self._remember(_Pending(escape, now + SETTLE_NS, now + AGAIN_NS, self._kill(escape)))
+        self._remember(_Pending(escape, now + SETTLE_NS, now, self._kill(escape)))
         if escape.mover_tgid != escape.tgid:
             self._kill_mover(escape)
         self._sweep(escape.sandbox_id, escape.cgroup_id)
@@ -106,7 +107,7 @@ class Containment:
                 continue
             if pending.tree is None:
                 pending.tree = self._kill(pending.escape, last=now >= pending.until_ns)
-            elif pending.tree.root.tgid:
+            elif pending.tree.root != _NOBODY:
                 self._resume(pending)
             if now < pending.until_ns:
                 self._pending.append(pending)
@@ -118,17 +119,17 @@ class Containment:
         return stat is not None and not stat.gone and stat.start_ticks == procfs.ticks(escape.start_ns)
 
     def _kill(self, escape: Escape, *, last: bool = False) -> Tree | None:
-        """A tree to go on with; one without a root where there is nothing more to kill."""
+        """A tree to go on with: who forked and ended before the kill has left children. None: to be asked again."""
         target = Identity(escape.tgid, procfs.ticks(escape.start_ns))
-        over = Tree(Identity(0, 0), escape.sandbox_id, deque(), set(), [])
+        below = self._killer.orphans(target, escape.sandbox_id)
         try:
             done = self._killer.start(target, escape.sandbox_id)
         except Gone:
             self._tell(escape, "gone", "was gone before it could be killed")
-            return over
+            return below
         except OSError as error:
             self._tell(escape, "failed", f"could not be killed: {error.strerror}")
-            return over
+            return below
         if isinstance(done, Tree):
             window = max(0, time.monotonic_ns() - escape.moved_ns)
             self._metrics.observe("pinfold_containment_seconds", window / 1e9)
@@ -137,7 +138,7 @@ class Containment:
         if not done.final and not last:
             return None
         self._tell(escape, "never_touch", f"is not killed: {done.reason}")
-        return over
+        return Tree(_NOBODY, escape.sandbox_id, deque(), set(), [])
 
     def _resume(self, pending: _Pending) -> None:
         tree = pending.tree

@@ -223,6 +223,7 @@ class Responder:
         try:
             done = self._kill(detection, decision)
         except Gone as gone:
+            self._follow_below(detection, decision)
             return [self._tell(detection, decision, "gone", str(gone), ())]
         except OSError as error:
             return [self._tell(detection, decision, "failed", _reason(error), ())]
@@ -268,6 +269,19 @@ class Responder:
             return "failed", str(error)
         except OSError as error:
             return "failed", _reason(error)
+
+    def _follow_below(self, detection: Detection, decision: Decision) -> None:
+        """Who forks and ends before it is answered leaves its children to the same answer."""
+        if decision.action != "kill":
+            return
+        activity = detection.activity
+        start = self._killer.started(activity.ProcessId, start_ns(activity.ProcessGuid), activity.monotonic_ns)
+        root = Identity(activity.ProcessId, start)
+        if start and not any(pending.tree is not None and root in pending.tree.seen for pending in self._pending):
+            now = time.monotonic_ns()
+            self._remember(
+                Pending(detection, decision, now + SETTLE_NS, now, self._killer.below(root, activity.SandboxId))
+            )
 
     def _go_on(self, pending: Pending, now: int) -> list[Response]:
         tree = pending.tree

@@ -15,6 +15,7 @@ from sensor.events.layouts import (
     Listen,
     Move,
     Payload,
+    SensorAccess,
     Type,
 )
 
@@ -165,6 +166,31 @@ def move(
     """`mover`: its sandbox and tgid."""
     ids = (sandbox, cgroup, tgid, tgid, 0)
     return Move(Type.CGROUP_MOVE, 0, 88, 13 * 10**9, *ids, start_ns, previous, destination, *mover)
+
+
+def access(
+    tgid: int, kind: int = 1, number: int = 9, *, target: int = 700, result: int = 0, **more: int
+) -> SensorAccess:
+    """A signal to a process of the sensor; with kind 2, a capability."""
+    said = {
+        "type": Type.SENSOR_ACCESS,
+        "flags": 0,
+        "size": 88,
+        "time_ns": 12 * 10**9,
+        "sandbox_id": BOX,
+        "cgroup_id": BOX,
+        "tgid": tgid,
+        "tid": tgid,
+        "exec_id": 0,
+        "count": 1,
+        "access": kind,
+        "number": number,
+        "target_tgid": target,
+        "result": result,
+        "user_ns": 0,
+        "uid": 0,
+    }
+    return SensorAccess(**(said | more))
 
 
 def flow(

@@ -233,6 +233,18 @@ BEHAVIORS: dict[str, list[Any]] = {name: WHERE[name] for name in WHERE if name !
     "InnerPort": [0, 22, 8000],
     "GpuHeld": [True, False],
 }
+MIGRATIONS: dict[str, list[Any]] = {
+    "Direction": ["left", "entered"],
+    "Way": ["moved", "cloned"],
+    "MoverSandboxed": [True, False],
+    "MoverImage": ["", "/usr/bin/bash"],
+}
+ACCESSES: dict[str, list[Any]] = {
+    "Attempt": ["signal", "bpf", "perfmon", "trace"],
+    "Signal": [0, 9, 19],
+    "Target": ["", "core", "api"],
+    "Refused": [True, False],
+}
 FIELDS_OF = {
     "network_connection": CONNECTIONS,
     "device_access": ATTEMPTS,
@@ -241,6 +253,8 @@ FIELDS_OF = {
     "dns_query": QUESTIONS,
     "network_listen": LISTENERS,
     "network_behavior": BEHAVIORS,
+    "process_migration": MIGRATIONS,
+    "sensor_access": ACCESSES,
 }
 
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sensor.control import gate, wire
 from sensor.control.client import Client
 from sensor.control.core import FRESH_S
-from sensor.errors import ClientError
+from sensor.errors import ClientError, DeniedError, NotFoundError
 from tests.control.service import PATIENCE_S, Service, serving
 from tests.respond.host import alive
 
@@ -62,7 +62,7 @@ def test_metrics_on_a_unix_socket(tmp_path: Path) -> None:
     with serving(tmp_path, metrics_at=f"unix:{tmp_path}/metrics.sock") as service:
         client = Client(f"{tmp_path}/metrics.sock")
         assert "pinfold_sandboxes" in client.metrics()
-        with pytest.raises(ClientError, match="404: Not Found"):
+        with pytest.raises(NotFoundError, match="Not Found"):
             client.status()
         assert service.port == 0
 
@@ -164,7 +164,7 @@ def test_a_peer_that_lives_in_a_sandbox_gets_nothing(tmp_path: Path) -> None:
         return True
 
     with serving(tmp_path, sandboxed) as service:
-        with pytest.raises(ClientError, match="refuses to answer this process"):
+        with pytest.raises(DeniedError, match="refuses to answer this process"):
             service.control.status()
         assert seen[0][0] == os.getpid()
         assert seen[0][1].startswith("/")

@@ -30,7 +30,7 @@ def completed(*words: str) -> list[str]:
         check=True,
     )
     assert done.stderr == ""
-    return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+    return [line.removeprefix("plain,") for line in done.stdout.split()]
 
 
 def test_commands_are_completed(here: Path) -> None:
@@ -51,7 +51,7 @@ def test_quarantines_are_completed(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [HOSTILE, "agent-$(reboot)", "agent-1;reboot", "agent-*", "agent 7", "agent-\nx", "--x"]
+    "name", [HOSTILE, "agent-$(reboot)", "agent-1;reboot", "agent-*", "agent 7", "agent-\nx", "agent-`x`", "--x"]
 )
 def test_a_name_that_a_shell_could_take_for_more_is_not_offered(api: Api, name: str) -> None:
     api.sandboxes = [sandbox(1, name), sandbox(2, "agent-1"), sandbox(3, "agent-2")]

@@ -90,7 +90,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
-    monkeypatch.setitem(sys.modules, f"sensor.respond.{name}", SimpleNamespace(**members))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, f"sensor.respond.{name}", SimpleNamespace(**members))
 
 
 def test_a_class_is_explained_without_the_daemon(
@@ -141,7 +141,7 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
         assert main(["policy", "suggest", "--sandbox", word]) == 0
         assert capsys.readouterr().out == "seen: 3\nof: '\\x1b[2J'\n"
     assert main(["policy", "suggest", "--sandbox", "agent1"]) == 3
-    assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-2, agent-1\n")
+    assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-1, agent-2\n")
 
 
 def test_nothing_to_suggest_from_is_1(

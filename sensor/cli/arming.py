@@ -64,7 +64,7 @@ def _turn(config: Config, action: str, reason: str, here: Callable[[Config], Non
         failed = why
     if _told(config, action, reason):
         return
-    with audited(config.paths.state, action, reason):
+    with audited(config.paths.state, action, "", reason):
         if failed is not None:
             raise _denied(failed)
 

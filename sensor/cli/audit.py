@@ -1,9 +1,9 @@
-"""What this command does by itself goes into the audit file, as what the daemon does for it goes there."""
+"""What this command does by itself, as lines of audit: with the members that the daemon's have in the log, in a file
+of their own, since the log has one writer."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,32 +22,28 @@ def operator() -> str:
 
 
 @contextmanager
-def audited(state: str, action: str, reason: str, **fields: Any) -> Iterator[None]:
+def audited(state: str, operation: str, target: str, reason: str, **fields: Any) -> Iterator[None]:
     """One line with the outcome of what is done within. That it cannot be written is said, and stops nothing:
     whoever cuts a sandbox off with a full disk must succeed."""
+    line = {"operation": operation, "target": target, "reason": reason, **fields}
     try:
         yield
     except BaseException as why:
-        _append(state, action, reason, f"failed: {why or type(why).__name__}", fields)
+        _append(state, line | {"outcome": "failed", "detail": str(why) or type(why).__name__})
         raise
-    _append(state, action, reason, "done", fields)
+    _append(state, line | {"outcome": "done", "detail": "by the command line alone"})
 
 
-def _append(state: str, action: str, reason: str, outcome: str, fields: dict[str, Any]) -> None:
+def _append(state: str, told: dict[str, Any]) -> None:
     import orjson  # noqa: PLC0415
 
-    now = time.time_ns()
     line = {
-        "time": datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "time_ns": now,
+        "kind": "audit",
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "uid": os.getuid(),
-        "pid": os.getpid(),
+        "tgid": os.getpid(),
         "executable": _executable(),
-        "by": "command line",
-        "action": action,
-        **fields,
-        "reason": reason,
-        "outcome": outcome,
+        **told,
     }
     path = os.path.join(state, FILE)
     try:

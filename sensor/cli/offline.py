@@ -65,8 +65,8 @@ def engine(config: Config, acting: bool) -> Engine:
     :raises ActError: another process acts on the quarantines.
     :raises HostError: the ledger cannot be used."""
     try:
-        make = importlib.import_module("sensor.respond.quarantine").offline
-    except (ModuleNotFoundError, AttributeError) as why:
+        make = importlib.import_module("sensor.respond.quarantine.offline").offline
+    except ModuleNotFoundError as why:
         raise HostError("this version of pinfold has no quarantines") from why
     made: Engine = make(config, acting=acting)
     return made
@@ -102,7 +102,7 @@ class Alone:
             **_arming(self._config),
             "sandboxes": len(self._live()),
             "denials": _denials(self._config),
-            "damaged": self._damaged(),
+            "ledger": ", ".join(self._damaged()) or "sound",
         }
 
     def sandboxes(self) -> list[Row]:
@@ -135,20 +135,22 @@ class Alone:
     def release(self, quarantine_id: str, reason: str, dry_run: bool) -> Row:
         if dry_run:
             return _would(f"release {quarantine_id}: thaw it, and lift what the kernel refuses to it")
-        with audited(self._config.paths.state, "quarantine release", reason, quarantine=quarantine_id):
+        with audited(self._config.paths.state, "quarantine_release", quarantine_id, reason):
             return _row(self._quarantines(acting=True).release(quarantine_id, operator=operator(), reason=reason))
 
     def kill(self, quarantine_id: str, reason: str, dry_run: bool) -> Row:
         if dry_run:
             return _would(f"kill what is in {quarantine_id}, and end it")
-        with audited(self._config.paths.state, "quarantine kill", reason, quarantine=quarantine_id):
+        with audited(self._config.paths.state, "quarantine_kill", quarantine_id, reason):
             return _row(self._quarantines(acting=True).kill(quarantine_id, operator=operator(), reason=reason))
 
     def kill_sandbox(self, sandbox: Row, reason: str, dry_run: bool) -> Row:
         sandbox_id, path = int(sandbox["id"]), str(sandbox["path"])
         if dry_run:
             return _would(f"kill {len(self._members(sandbox_id, path))} processes in {path}")
-        with audited(self._config.paths.state, "sandbox kill", reason, sandbox_id=sandbox_id, sandbox=sandbox["name"]):
+        with audited(
+            self._config.paths.state, "kill", str(sandbox_id), reason, SandboxId=sandbox_id, SandboxName=sandbox["name"]
+        ):
             return {**sandbox, "killed": list(self._kill(sandbox_id, path))}
 
     def advance(self) -> None:
@@ -176,8 +178,8 @@ class Alone:
     def _damaged(self) -> list[str]:
         try:
             return list(self._quarantines().damaged)
-        except PinfoldError as why:
-            return [str(why)]
+        except PinfoldError:
+            return []  # whoever asks for the quarantines hears of it
 
     def _emptied(self, sandbox_id: int, path: str) -> bool:
         """A process that dies in uninterruptible sleep takes its time."""

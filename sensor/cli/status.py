@@ -6,7 +6,7 @@ import click
 
 from sensor.cli.common import config_option, settings
 from sensor.cli.find import IN_FORCE
-from sensor.cli.reach import Hand, hand, say
+from sensor.cli.reach import Hand, hand
 from sensor.cli.show import Row, cell, facts, output_option, whole
 from sensor.errors import PinfoldError, UnreachableError
 
@@ -43,24 +43,22 @@ def findings(reached: Hand, now: Row) -> list[str]:
         found.append("the daemon does not answer: nothing is detected")
     if lost := _total(now.get("lost")):
         found.append(f"{lost} events lost")
-    if damaged := now.get("damaged"):
-        found.append(f"the ledger is damaged: {cell(damaged)}")
-    held = _held(reached)
-    if held is None:
-        found.append("which quarantines are in force is not known")
-    elif held:
-        found.append(f"{held} {'quarantine' if held == 1 else 'quarantines'} in force")
+    if (ledger := now.get("ledger", "sound")) != "sound":
+        found.append(f"the ledger is damaged: {cell(ledger)}")
+    found += _held(reached)
+    if tamperable := whole(now.get("tamperable")):
+        found.append(f"{tamperable} {'sandbox' if tamperable == 1 else 'sandboxes'} that can reach the sensor")
     if reached.online and (detections := _unacknowledged(reached, now)):
         found.append(f"{detections} {'detection' if detections == 1 else 'detections'} that nobody acknowledged")
     return found
 
 
-def _held(reached: Hand) -> int | None:
+def _held(reached: Hand) -> list[str]:
     try:
-        return sum(1 for one in reached.quarantines() if one.get("state") in IN_FORCE)
+        held = sum(1 for one in reached.quarantines() if one.get("state") in IN_FORCE)
     except PinfoldError as why:
-        say(f"the quarantines are not known: {why}")
-        return None
+        return [f"which quarantines are in force is not known: {why}"]
+    return [f"{held} {'quarantine' if held == 1 else 'quarantines'} in force"] if held else []
 
 
 def _unacknowledged(reached: Hand, now: Row) -> int:

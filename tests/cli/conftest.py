@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.fake_api import Api
+from tests.cli.fake_daemon import Api
 
 
 @pytest.fixture

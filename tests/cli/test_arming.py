@@ -7,7 +7,7 @@ import pytest
 
 from sensor.cli import main
 from sensor.respond.disarm import Arming
-from tests.cli.fake_api import Api
+from tests.cli.fake_daemon import Api
 
 WHY = ["--reason", "a wave of false alarms"]
 
@@ -27,12 +27,12 @@ def test_disarm_and_arm_without_a_sensor(here: Path, capsys: pytest.CaptureFixtu
         assert "nothing is refused and nobody is killed" in err
     assert main(["arm", *WHY]) == 0
     assert not arming.disarmed()
-    assert [(line["action"], line["reason"], line["outcome"]) for line in audit(here)] == [
+    assert [(line["operation"], line["reason"], line["outcome"]) for line in audit(here)] == [
         ("disarm", WHY[1], "done"),
         ("disarm", WHY[1], "done"),
         ("arm", WHY[1], "done"),
     ]
-    assert all(line["uid"] == 0 and line["pid"] and line["executable"] for line in audit(here))
+    assert all(line["uid"] == 0 and line["tgid"] and line["executable"] for line in audit(here))
     assert (here / "state/audit.jsonl").stat().st_mode & 0o777 == 0o600
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sensor.cli import main
 from sensor.cli.app import cli
-from tests.cli.fake_api import Api
+from tests.cli.fake_daemon import Api
 
 # Every command that changes something, with arguments that name something.
 MUTATIONS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sensor.cli import main
-from tests.cli.fake_api import HOSTILE, Api, sandbox
+from tests.cli.fake_daemon import HOSTILE, Api, sandbox
 from tests.cli.terminal import REPOSITORY
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sensor.cli import find
 from sensor.errors import NotFoundError, UsageError
-from tests.cli.fake_api import sandbox
+from tests.cli.fake_daemon import sandbox
 
 FOUND = [sandbox(11, "agent-1"), sandbox(12, "11"), sandbox(21, "twin", "a/b"), sandbox(22, "twin", "c/twin")]
 

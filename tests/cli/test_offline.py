@@ -17,7 +17,7 @@ from sensor.cli import main, offline
 from sensor.config import Config
 from sensor.errors import ActError, HostError, NotFoundError
 from sensor.respond.disarm import Arming
-from tests.cli.fake_api import STEPS
+from tests.cli.fake_daemon import STEPS
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -143,8 +143,8 @@ def test_it_is_ended_and_audited(
     assert engine.did[-1][2].startswith("uid 0, pid ")
     assert engine.did[-1][3] == "over"
     assert engine.closed == 2
-    assert [(line["action"], line["quarantine"], line["reason"], line["outcome"]) for line in audit(here)] == [
-        (f"quarantine {verb}", "q-1", "over", "done")
+    assert [(line["operation"], line["target"], line["reason"], line["outcome"]) for line in audit(here)] == [
+        (f"quarantine_{verb}", "q-1", "over", "done")
     ]
     told = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in told[1:]] == ["thaw", "lift"]
@@ -156,7 +156,8 @@ def test_what_fails_is_audited_too(engine: Engine, here: Path, monkeypatch: pyte
 
     monkeypatch.setattr(engine, "release", fail)
     assert main(["quarantine", "release", "q-1", "--reason", "x", "--yes"]) == 1
-    assert audit(here)[0]["outcome"] == "failed: the cgroup filesystem is read-only"
+    assert audit(here)[0]["outcome"] == "failed"
+    assert audit(here)[0]["detail"] == "the cgroup filesystem is read-only"
 
 
 @pytest.mark.parametrize("verb", ["release", "kill"])
@@ -192,8 +193,7 @@ def test_a_ledger_that_cannot_be_used_is_never_all_clear(
     assert main(["quarantine", "list"]) == 1
     assert main(["status", "-o", "json"]) == 5
     findings = json.loads(capsys.readouterr().out)["findings"]
-    assert "the ledger is damaged: its folder can be written by others" in findings
-    assert "which quarantines are in force is not known" in findings
+    assert "which quarantines are in force is not known: its folder can be written by others" in findings
     assert main(["kill", "nobody", "--reason", "x", "--yes"]) == 3  # and keeps nobody from killing
 
 

@@ -12,7 +12,7 @@ import pytest
 from sensor.cli import main
 from sensor.config import load
 from sensor.export.log import EventLog
-from tests.cli.fake_api import Api
+from tests.cli.fake_daemon import Api
 from tests.export import samples
 
 BAD = 'instance: A\nclasses:\n  a:\n    mode: enforced\n    granted_devices: ["\\e[2J"]\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sensor.cli import main
-from tests.cli.fake_api import STEPS, Api
+from tests.cli.fake_daemon import STEPS, Api
 from tests.cli.terminal import REPOSITORY, Terminal
 
 COMMAND = [sys.executable, "-m", "sensor.cli"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sensor.cli import main
 from sensor.cli.sandbox import _tree
-from tests.cli.fake_api import Api
+from tests.cli.fake_daemon import Api
 
 
 def test_each_process_stands_below_its_parent(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

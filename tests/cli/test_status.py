@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sensor.cli import main
-from tests.cli.fake_api import Api, sandbox
+from tests.cli.fake_daemon import Api, sandbox
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -32,6 +32,8 @@ def test_nothing_to_find_is_0(api: Api, capsys: pytest.CaptureFixture[str]) -> N
     [
         ({"armed": False}, "disarmed: nothing is refused, nobody is killed"),
         ({"lost": {"budget": 2, "full": 3}}, "5 events lost"),
+        ({"ledger": "1 file cannot be believed"}, "the ledger is damaged: 1 file cannot be believed"),
+        ({"tamperable": 1}, "1 sandbox that can reach the sensor"),
         ({"unacknowledged": 1}, "1 detection that nobody acknowledged"),
     ],
 )
@@ -52,4 +54,6 @@ def test_quarantines_and_detections_are_found(api: Api, capsys: pytest.CaptureFi
 
 def test_quarantines_that_are_not_known_are_no_all_clear(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers["/v1/quarantines"] = lambda _: (503, {"error": "busy", "code": "busy"})
-    assert findings(capsys) == ["which quarantines are in force is not known"]
+    (found,) = findings(capsys)
+    assert found.startswith("which quarantines are in force is not known: ")
+    assert "busy" in found

@@ -14,16 +14,18 @@ from sensor.cli import complete, find, seams
 from sensor.cli.acting import mutation, reason_of
 from sensor.cli.common import config_file, config_option, json_line, settings
 from sensor.cli.escape import escape
-from sensor.cli.reach import online, row, say
-from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option
+from sensor.cli.reach import Online, online, row, say
+from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, pairs, whole
 from sensor.cli.status import FINDINGS
-from sensor.errors import ConfigError, HostError, UnreachableError
+from sensor.errors import ActError, ConfigError, HostError, UnreachableError
 
 if TYPE_CHECKING:
     from sensor.config import Config
 
 _PROBLEM = re.compile(r"(?P<file>.*?):(?P<line>[0-9]+): (?P<key>.*?): (?P<reason>.*)")
+_IN_WHERE = frozenset({"key", "line", "default", "file"})
 _PROGRESS_S = 1.0
+_RELOAD_S = 120.0  # rules may have to be compiled
 _EVERY = 4096  # lines between two looks at the clock
 
 
@@ -58,7 +60,10 @@ def show(config_path: str | None, output: str) -> None:
 @output_option
 @click.argument("file", required=False)
 def check(config_path: str | None, output: str, file: str | None) -> int:
-    """Check FILE, else the configuration. Findings are data, as FILE:LINE: key: reason; then the exit status is 10."""
+    """Check FILE, else the configuration. Findings are data, as FILE:LINE: key: reason; then the exit status is 10.
+
+    A warning is about a policy that is taken as it is, and may not do what was meant.
+    """
     from sensor.config import load  # noqa: PLC0415
 
     path = file or config_file(config_path)
@@ -68,16 +73,19 @@ def check(config_path: str | None, output: str, file: str | None) -> int:
     _readable(path)
     try:
         config = load(path)
+        found = seams.warnings(config, path)
+        said = f"no findings in {len(config.classes)} classes and {len(config.sandboxes)} patterns"
     except ConfigError as why:
         found = [_problem(path, line) for line in str(why).splitlines()]
-        if output == "table":
-            for one in found:
-                click.echo(escape(_line(one)))
-        else:
-            emit(output, found, _FINDING, "")
-        return FINDINGS
-    say(f"{path}: no findings in {len(config.classes)} classes and {len(config.sandboxes)} patterns")
-    return 0
+    if not found:
+        say(f"{path}: {said}")
+        return 0
+    if output == "table":
+        for one in found:
+            click.echo(escape(_line(one)))
+    else:
+        emit(output, found, _FINDING, "")
+    return FINDINGS
 
 
 @policy.command(short_help="What would happen, and which line says so.")
@@ -110,14 +118,16 @@ def explain(
     if class_ is not None:
         if class_ not in config.classes:
             raise ConfigError(f"no class {class_!r}{find.nearest(class_, config.classes)}")
-        answer = seams.explain(config, class_, question)
+        ((kind, text),) = question.items()
+        answer = seams.explain(config, class_, kind, text, config_file(config_path))
     else:
         assert sandbox is not None
         reached = online(config)
         known = find.sandbox(reached.sandboxes(), sandbox)
         answer = row(reached.client.post("/v1/policy/explain", {"sandbox": str(int(known["id"])), **question}))
-    pairs = [(name.replace("_", " ").capitalize(), cell(value)) for name, value in answer.items()]
-    facts(output, answer, [(name, text) for name, text in pairs if text])
+    # Where it says so tells the key and the line too.
+    told = {name: value for name, value in answer.items() if "where" not in answer or name not in _IN_WHERE}
+    facts(output, answer, pairs(told, output))
 
 
 @policy.command(short_help="Run a policy's own examples.")
@@ -127,7 +137,7 @@ def test(output: str, file: str) -> int:
     """Run the examples that FILE has of itself. Those that fail are told; then the exit status is 10."""
     from sensor.config import load  # noqa: PLC0415
 
-    results = seams.test(load(file))
+    results = seams.test(load(file), file)
     failed = [one for one in results if not one.get("ok")]
     if output == "table":
         emit(output, failed, _EXAMPLE, f"{len(results)} examples, all as expected")
@@ -136,7 +146,7 @@ def test(output: str, file: str) -> int:
     if failed:
         say(f"{len(failed)} of {len(results)} examples are not answered as they expect")
     elif not results:
-        say(f"{file}: has no examples: see its key examples")
+        say(f"{file} has no examples of itself: see the key examples")
     return FINDINGS if failed else 0
 
 
@@ -166,21 +176,46 @@ def suggest(config_path: str | None, output: str, sandbox: str) -> None:
 @policy.command(short_help="Read the policy again.")
 @config_option
 @mutation
-@output_option
-def reload(config_path: str | None, reason: str | None, dry_run: bool, output: str) -> None:
+@click.option("--no-wait", is_flag=True, help="Return when it is asked for.")
+def reload(config_path: str | None, *, reason: str | None, dry_run: bool, no_wait: bool) -> int:
     """Have the daemon read configuration and rules again. What is wrong is refused, and what is in force stays.
 
-    --dry-run checks the configuration here and sends nothing.
+    --dry-run checks the configuration here and sends nothing. Exit status: 1 where the daemon refuses it.
     """
     why = reason_of(reason, dry_run)
     config = settings(config_path)
     if dry_run:
         say(f"dry run: {len(config.classes)} classes and {len(config.sandboxes)} patterns would be read")
-        return
-    answer = row(online(config).client.post("/v1/policy/reload", {"reason": why}))
-    if output != "table":
-        facts(output, answer, [(name, cell(value)) for name, value in answer.items()])
-    say(cell(answer.get("outcome")) or "the daemon reads it again; its log tells the outcome")
+        return 0
+    reached = online(config)
+    before = _reloads(reached)
+    reached.change("/v1/policy/reload", why, dry_run=False)
+    if no_wait or not before:
+        say("asked for; the log tells what became of it")
+        return 0
+    say("the daemon reads configuration and rules again")
+    return _reloaded(reached, before)
+
+
+def _reloads(reached: Online) -> Row:
+    """How many were done and failed; empty where the sensor does not tell."""
+    told = reached.status().get("reloads")
+    return {name: whole(number) for name, number in told.items()} if isinstance(told, dict) else {}
+
+
+def _reloaded(reached: Online, before: Row) -> int:
+    """:raises ActError: it takes too long."""
+    deadline = time.monotonic() + _RELOAD_S
+    while time.monotonic() < deadline:
+        now = _reloads(reached)
+        if now.get("failed", 0) > before.get("failed", 0):
+            say("refused, and what was in force stays in force: see pinfold events --kind notice")
+            return 1
+        if now.get("done", 0) > before.get("done", 0):
+            say("done: the new policy is in force")
+            return 0
+        reached.advance()
+    raise ActError(f"nothing is told of it after {_RELOAD_S:g} s: see pinfold events --kind notice")
 
 
 class _Seen:
@@ -228,12 +263,14 @@ def _readable(path: str) -> None:
 def _problem(path: str, line: str) -> Row:
     match = _PROBLEM.fullmatch(line)
     if match is None:
-        return {"file": path, "line": 0, "key": "", "reason": line}
-    return {"file": match["file"], "line": int(match["line"]), "key": match["key"], "reason": match["reason"]}
+        return {"file": path, "line": 0, "key": "", "reason": line, "severity": "error"}
+    place = {"file": match["file"], "line": int(match["line"]), "key": match["key"]}
+    return place | {"reason": match["reason"], "severity": "error"}
 
 
 def _line(one: Row) -> str:
-    return f"{one['file']}:{one['line']}: {one['key']}: {one['reason']}" if one["line"] else str(one["reason"])
+    warning = "warning: " if one["severity"] == "warning" else ""
+    return f"{one['file']}:{one['line']}: {one['key']}: {warning}{one['reason']}" if one["line"] else str(one["reason"])
 
 
 def _egress(one: Row) -> str:
@@ -270,8 +307,9 @@ _FINDING = (
     column("Reason", "reason", True),
 )
 _EXAMPLE = (
-    Column("Example", lambda one: cell(one.get("example") or one.get("question") or one.get("name")), True),
+    column("Line", "line"),
+    column("Example", "question", True),
     column("Expected", "expected"),
     column("Found", "found"),
-    column("Because", "because", True),
+    column("Because", "why", True),
 )

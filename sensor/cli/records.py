@@ -122,4 +122,4 @@ def _tell(step: Row, told: set[tuple[str, str]]) -> None:
 
 def _took(step: Row) -> str:
     began, ended = whole(step.get("began_ns")), whole(step.get("ended_ns"))
-    return span(ended - began) if began and ended >= began else ""
+    return span(ended - began) if began and ended > began else ""

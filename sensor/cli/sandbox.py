@@ -12,7 +12,7 @@ from sensor.cli import complete, find
 from sensor.cli.common import config_option, json_line, settings
 from sensor.cli.escape import escape
 from sensor.cli.reach import online, row, rows
-from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, when, whole
+from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, pairs, whole
 
 COLUMNS = (
     column("Name", "name", True),
@@ -98,7 +98,7 @@ def describe(config_path: str | None, output: str, name: str) -> None:
     reached = online(settings(config_path))
     found = find.sandbox(reached.sandboxes(), name)
     known = row(reached.client.get(f"/v1/sandboxes/{int(found['id'])}"))
-    facts(output, known, _flat(known))
+    facts(output, known, pairs({name: value for name, value in known.items() if name != "flows"}, output))
     flows = known.get("flows")
     if output == "table" and isinstance(flows, list) and flows:
         click.echo()
@@ -127,15 +127,6 @@ def tree(config_path: str | None, output: str, name: str) -> None:
         click.echo(f"… {more} more processes are not told", err=True)
     if not processes:
         click.echo("no processes", err=True)
-
-
-def _flat(known: Row) -> list[tuple[str, str]]:
-    texts = ((name, when(value) if name.endswith("_ns") else cell(value)) for name, value in known.items())
-    return [(_title(name), text) for name, text in texts if text and name != "flows"]
-
-
-def _title(name: str) -> str:
-    return name.removesuffix("_ns").replace("_", " ").capitalize()
 
 
 def _compact(processes: list[Row]) -> Iterator[str]:

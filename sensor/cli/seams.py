@@ -13,16 +13,47 @@ if TYPE_CHECKING:
 
     from sensor.config import Config
 
-
-def explain(config: Config, class_name: str, question: Row) -> Row:
-    """`question`: one of connect, device and exec with its text."""
-    module = _module("sensor.respond.explain")
-    return _row(module.explain(config, class_name, module.Question(**question)))
+_ASKING = {"connect": "connect", "device": "device", "exec": "executable"}
 
 
-def test(config: Config) -> list[Row]:
+def explain(config: Config, class_name: str, kind: str, text: str, file: str | None) -> Row:
+    """`kind`: connect, device or exec. :raises UsageError: it is no question."""
+    question = getattr(_module("sensor.respond.questions"), _ASKING[kind])(text)
+    answer = _module("sensor.respond.explain").explain(config, class_name, question, file=file)
+    return {
+        "verdict": answer.verdict,
+        "why": answer.why,
+        "where": answer.place(file or "the configuration"),
+        "notes": list(answer.notes),
+        "key": answer.key,
+        "line": answer.line,
+        "default": answer.default,
+    }
+
+
+def test(config: Config, file: str) -> list[Row]:
     """The policy's own examples; each row has `ok`."""
-    return [_row(one) for one in _module("sensor.respond.examples").run(config)]
+    names = ("index", "line", "question", "expected", "found", "why")
+    outcomes = _module("sensor.respond.policytest").run(config, file)
+    return [{"ok": bool(one.passed)} | {name: getattr(one, name) for name in names} for one in outcomes]
+
+
+def warnings(config: Config, file: str) -> list[Row]:
+    """What a policy that loads may still not mean."""
+    from sensor.config import rule_paths  # noqa: PLC0415
+    from sensor.rules.ruleset import load  # noqa: PLC0415
+
+    try:
+        warn = _module("sensor.respond.policycheck").warnings
+    except HostError:
+        return []
+    # Loading rules takes a while: only where a response names some.
+    named = any(getattr(settings.responses, "rules", ()) for settings in config.classes.values())
+    rules = load(rule_paths(config), None, keep_going=True).rules if named else None
+    return [
+        {"file": file, "line": one.line, "key": one.key, "reason": one.text, "severity": "warning"}
+        for one in warn(config, file, rules)
+    ]
 
 
 def suggest(lines: Iterable[bytes]) -> str:
@@ -38,10 +69,3 @@ def _module(name: str) -> Any:
         if why.name != name:
             raise
         raise HostError(f"this version of pinfold has no {name}") from why
-
-
-def _row(answer: Any) -> Row:
-    import msgspec  # noqa: PLC0415
-
-    found: Row = msgspec.to_builtins(answer)
-    return found

@@ -68,6 +68,19 @@ def facts(output: str, value: Any, pairs: Iterable[tuple[str, str]]) -> None:
         Console(highlight=False).print(grid)
 
 
+def pairs(known: Row, output: str) -> list[tuple[str, str]]:
+    """What `facts` shows of an answer: in a table each of several texts in a line of its own."""
+    found: list[tuple[str, str]] = []
+    for name, value in known.items():
+        title = name.removesuffix("_ns").replace("_", " ").capitalize()
+        if isinstance(value, list | tuple):
+            texts = [cell(one) for one in value] if output == "table" else ["; ".join(map(cell, value))]
+            found += zip((title, *[""] * len(texts)), texts, strict=False)
+        else:
+            found.append((title, when(value) if name.endswith("_ns") else cell(value)))
+    return [(title, text) for title, text in found if text]
+
+
 def cell(value: Any) -> str:
     if value is None:
         return ""

@@ -46,6 +46,7 @@ class Api(ThreadingMixIn, UnixStreamServer):
         self.quarantines: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, str, Any]] = []  # method, path with its query, body
         self.answers: dict[str, Callable[[Any], Answer]] = {}  # by path: instead of ours
+        self.reloads: list[dict[str, int]] = []  # what each status tells of them
         self.fails: str = ""  # the step that fails
         super().__init__(str(runtime / CONTROL_SOCKET), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -101,6 +102,9 @@ class Api(ThreadingMixIn, UnixStreamServer):
         match (method, parts):
             case "GET", ["status"]:
                 found = 200, {"version": "0.2", "armed": True, "sandboxes": len(self.sandboxes), "lost": {}}
+                if self.reloads:
+                    found[1]["reloads"] = self.reloads[0]
+                    self.reloads = self.reloads[1:] or self.reloads
             case "GET", ["sandboxes"]:
                 found = 200, self.sandboxes
             case "GET", ["policy"]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 
 from sensor.cli import main
@@ -34,6 +33,15 @@ def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.Capt
     assert "'\\x1b[2J'" in second["reason"]
     assert main(["policy", "check", str(file), "-o", "compact"]) == 10
     assert capsys.readouterr().out.splitlines()[0].split("\t")[:3] == [str(file), "4", "classes.a.mode"]
+
+
+def test_warnings_of_a_policy_that_loads_are_findings_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = SimpleNamespace(key="classes.a.mode", line=2, text="nothing is refused \x1b[2J")
+    stand_in(monkeypatch, "policycheck", warnings=lambda _config, _file, _rules: [told])
+    assert main(["policy", "check"]) == 10
+    assert capsys.readouterr().out == f"{here}/c.yaml:2: classes.a.mode: warning: nothing is refused \\x1b[2J\n"
 
 
 def test_no_findings_is_0_and_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +72,19 @@ def test_a_reload_is_asked_of_the_daemon(api: Api) -> None:
     assert api.changes == [("/v1/policy/reload", {"reason": "new grants"})]
 
 
+@pytest.mark.parametrize(("outcome", "status"), [("done", 0), ("failed", 1)])
+def test_a_reload_is_waited_for(api: Api, outcome: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {"done": 4, "failed": 2}
+    api.reloads = [before, before, before | {outcome: before[outcome] + 1}]
+    assert main(["policy", "reload", "--reason", "new grants"]) == status
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert ("in force stays" in said[1]) == bool(status)
+    assert [method for method, *_ in api.asked] == ["GET", "POST", "GET", "GET"]
+    api.reloads = [before]
+    assert main(["policy", "reload", "--reason", "new grants", "--no-wait"]) == 0
+
+
 def test_a_dry_reload_finds_what_is_wrong(api: Api, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "c.yaml").write_text(BAD)
     assert main(["policy", "reload", "--dry-run"]) == 2
@@ -78,17 +99,6 @@ def test_the_daemon_explains_by_the_id(api: Api, option: str, value: str, capsys
     assert capsys.readouterr().out.split("\n")[0].split() == ["Verdict", "refused"]
 
 
-class Question(msgspec.Struct, frozen=True):
-    connect: str = ""
-    device: str = ""
-    exec: str = ""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    verdict: str
-    because: str
-
-
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
     monkeypatch.setitem(sys.modules, f"sensor.respond.{name}", SimpleNamespace(**members))
 
@@ -96,13 +106,27 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
 def test_a_class_is_explained_without_the_daemon(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def explain(config: object, class_name: str, question: Question) -> Answer:
+    def explain(config: object, class_name: str, question: str, *, file: str) -> SimpleNamespace:
         assert config == load(str(here / "c.yaml"))
-        return Answer("allowed", f"{class_name} {question.connect}")
+        notes = ("one, and more", "two")
+        told = {"verdict": "allowed", "why": question, "key": "classes.a", "line": 3, "default": False, "notes": notes}
+        return SimpleNamespace(**told, place=lambda of: f"{of}:3: classes.{class_name}")
 
-    stand_in(monkeypatch, "explain", explain=explain, Question=Question)
-    assert main(["policy", "explain", "--class", "default", "--connect", "1.2.3.4:5", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"verdict": "allowed", "because": "default 1.2.3.4:5"}
+    stand_in(monkeypatch, "questions", connect=lambda text: f"asked {text}", device=None, executable=None)
+    stand_in(monkeypatch, "explain", explain=explain)
+    question = ["policy", "explain", "--class", "default", "--connect", "1.2.3.4:5"]
+    assert main([*question, "-o", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["verdict"], answer["line"], answer["notes"]) == ("allowed", 3, ["one, and more", "two"])
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(question) == 0
+    assert [line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["Verdict", "allowed"],
+        ["Why", "asked 1.2.3.4:5"],
+        ["Where", f"{here}/c.yaml:3: classes.default"],
+        ["Notes", "one, and more"],
+        ["two"],
+    ]
     assert main(["policy", "explain", "--class", "defalt", "--connect", "1.2.3.4:5"]) == 2
     assert "no class 'defalt'; nearest: default" in capsys.readouterr().err
 
@@ -111,10 +135,14 @@ def test_examples_that_fail_are_10(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = [
-        {"ok": True, "example": "connect 1.2.3.4:5", "expected": "refused", "found": "refused", "because": "egress"},
-        {"ok": False, "example": "device kvm", "expected": "refused", "found": "allowed", "because": "\x1b[2J"},
+        SimpleNamespace(
+            index=0, line=3, question="a: connect 1.2.3.4:5", expected="refused", found="refused", why="egress"
+        ),
+        SimpleNamespace(index=1, line=4, question="a: device kvm", expected="refused", found="allowed", why="\x1b[2J"),
     ]
-    stand_in(monkeypatch, "examples", run=lambda _: results)
+    for one in results:
+        one.passed = one.found == one.expected
+    stand_in(monkeypatch, "policytest", run=lambda _config, _file: results)
     assert main(["policy", "test", str(here / "c.yaml")]) == 10
     out, err = capsys.readouterr()
     assert "device kvm" in out

@@ -93,9 +93,13 @@ def check(config_path: str | None, output: str, file: str | None) -> int:
 @output_option
 @click.option("--sandbox", metavar="SANDBOX", shell_complete=complete.sandboxes, help="As the daemon has it in force.")
 @click.option("--class", "class_", metavar="NAME", help="A class of the configuration instead, without the daemon.")
-@click.option("--connect", metavar="IP:PORT[/PROTOCOL]", help="A connection; the protocol is tcp or udp.")
+@click.option(
+    "--connect", metavar="HOST:PORT[/PROTOCOL]", help="A connection, such as 192.0.2.1:53/udp or github.com:22."
+)
 @click.option("--device", metavar="DEVICE", help="An open of it, such as nvidia0 or /dev/kvm.")
-@click.option("--exec", "exec_", metavar="PATH", help="A program, by its path in the sandbox.")
+@click.option(
+    "--exec", "exec_", metavar="PROGRAM", help="A program: its path, its name, sha256:DIGITS, memfd, deleted."
+)
 def explain(
     config_path: str | None,
     output: str,
@@ -282,6 +286,14 @@ def _egress(one: Row) -> str:
     return f"{cell(egress.get('default'))}{listed}"
 
 
+def _denied(one: Row) -> str:
+    """Protocols and programs."""
+    programs: Any = one.get("denied_executables")
+    named = {name: value for name, value in programs.items() if value} if isinstance(programs, dict) else {}
+    shown = [name.replace("_", " ") if value is True else cell(value) for name, value in named.items()]
+    return ", ".join(filter(None, [cell(one.get("denied_protocols")), *shown]))
+
+
 def _responses(one: Row) -> str:
     """What is done beyond logging."""
     responses: Any = one.get("responses")
@@ -297,7 +309,7 @@ _CLASS = (
     column("Mode", "mode"),
     column("Devices", "granted_devices", True),
     Column("Egress", _egress, True),
-    column("Denied", "denied_protocols", True),
+    Column("Denied", _denied, True),
     Column("Responses", _responses, True),
 )
 _FINDING = (

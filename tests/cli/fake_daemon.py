@@ -175,6 +175,7 @@ CLASSES = {
         "granted_devices": ["fuse", "other"],
         "egress": {"default": "deny", "allow": [{"to": "10.0.0.0/8"}], "loopback": "allow"},
         "denied_protocols": ["stratum"],
+        "denied_executables": {"paths": ["/bin/nc"], "sha256": [], "memfd": True, "deleted": False},
         "responses": {"high": "quarantine", "low": "log", "critical": "kill-sandbox", "rules": []},
     }
 }

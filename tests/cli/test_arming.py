@@ -72,6 +72,17 @@ def test_a_link_in_the_place_of_the_audit_is_not_followed(here: Path, capsys: py
     assert "the audit cannot be written" in capsys.readouterr().err
 
 
+def test_who_may_neither_write_nor_ask_is_denied(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.open", refuse)
+    assert main(["disarm", *WHY]) == 4
+    assert capsys.readouterr().err.splitlines()[-1].endswith("cannot be written: Permission denied: be root")
+
+
 @pytest.mark.parametrize("command", ["disarm", "arm"])
 def test_a_dry_run_changes_nothing(api: Api, here: Path, command: str) -> None:
     Arming(here / "state").disarm()

@@ -55,7 +55,8 @@ def test_what_is_in_force_comes_from_the_daemon(api: Api, capsys: pytest.Capture
     assert main(["policy", "show", "-o", "compact"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out == "agents\tenforce\tfuse, other\tdeny, 1 allowed\tstratum\thigh quarantine, critical kill-sandbox\n"
+    responses = "high quarantine, critical kill-sandbox"
+    assert out == f"agents\tenforce\tfuse, other\tdeny, 1 allowed\tstratum, /bin/nc, memfd\t{responses}\n"
 
 
 def test_without_a_daemon_the_configuration_is_shown_and_said_so(

@@ -139,6 +139,16 @@ def test_on_a_terminal_the_reason_and_the_consent_are_asked_for(api: Api, here: 
     terminal.type(b"y\n")
     assert terminal.status() == 0
     assert api.changes == [("/v1/quarantines/q-1/release", {"reason": "a false alarm"})]
+    assert b"\x1b[3" not in terminal.seen
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_that_want_them(api: Api, here: Path, no_color: str, coloured: bool) -> None:
+    api.quarantined(11)
+    environment = {"PINFOLD_CONFIG": str(here / "c.yaml"), "NO_COLOR": no_color, "TERM": "xterm"}
+    terminal = Terminal([*COMMAND, "quarantine", "list"], environment)
+    assert terminal.status() == 0
+    assert (b"\x1b[33mheld" in terminal.seen) is coloured
 
 
 @pytest.mark.parametrize(("keys", "status"), [(b"\n", 1), (b"n\n", 1), (b"\x03", 130)])

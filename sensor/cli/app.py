@@ -9,29 +9,38 @@ from collections.abc import Sequence
 import click
 
 from sensor.cli.arming import arm, disarm
+from sensor.cli.completion import completion
 from sensor.cli.demo import demo
 from sensor.cli.doctor import doctor
 from sensor.cli.escape import escape
 from sensor.cli.events import events
+from sensor.cli.killing import kill
+from sensor.cli.policy import policy
+from sensor.cli.quarantine import quarantine
 from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.sandbox import sandbox
+from sensor.cli.status import status
 from sensor.errors import PinfoldError
 
-HOST, USAGE, INTERRUPTED = 1, 2, 130
+ERROR, USAGE, DENIED, INTERRUPTED = 1, 2, 4, 130
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done; 1 this host or the sensor cannot do it; 2 wrong usage or configuration; "
-    "130 interrupted.",
+    epilog="Exit status: 0 done; 1 error: this host or the sensor cannot do it; 2 wrong usage or configuration, no "
+    "reason given, a name that several have; 3 not found; 4 permission denied; 5 the daemon does not answer; "
+    "10 findings present (--check, policy check, policy test); 130 interrupted.",
 )
 @click.version_option(package_name="pinfold", message="%(prog)s %(version)s")
 def cli() -> None:
     """pinfold watches the sandboxes of AI agents from the kernel."""
 
 
-for command in (run, demo, events, doctor, sandbox, rules, disarm, arm):
+for command in (
+    *(run, demo, doctor, status, events, rules, sandbox, quarantine, kill, policy),
+    *(disarm, arm, completion),
+):
     cli.add_command(command)
 
 
@@ -45,19 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except click.ClickException as why:
         why.show()
-        return USAGE if isinstance(why, click.UsageError) else HOST
+        return USAGE if isinstance(why, click.UsageError) else ERROR
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes at exit once more, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return HOST
+        return ERROR
     except PinfoldError as why:
         complain(str(why))
         return why.exit_status
     except OSError as why:
         complain(f"{why.filename}: {why.strerror}" if why.filename is not None else str(why.strerror or why))
-        return HOST
+        return DENIED if isinstance(why, PermissionError) else ERROR
     return status if isinstance(status, int) else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -83,11 +82,10 @@ def _latest(path: str, number: int, wanted: Filter) -> list[bytes]:
 
 def _show(lines: Iterable[bytes], output: str) -> None:
     from sensor.cli.choose import parsed  # noqa: PLC0415
-    from sensor.cli.render import colours_wanted, compact  # noqa: PLC0415
+    from sensor.cli.render import colours_wanted, compact, terminal_width  # noqa: PLC0415
 
     terminal = sys.stdout.isatty()
-    whole = not terminal and "COLUMNS" not in os.environ  # into a file or a pipe: nothing is cut
-    width = None if whole else shutil.get_terminal_size().columns
+    width = terminal_width()
     for line in lines:
         record = parsed(line)
         if output == "json":

@@ -6,6 +6,8 @@ A record is read as it comes: a log that somebody damaged must still be shown.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 
 import click
 
@@ -68,6 +70,13 @@ def compact(record: Record, width: int | None, colours: bool) -> str:
         what = click.style(what, bold=True) if bold else what
         head = click.style(head, dim=True)
     return f"{head}{label} {what}"
+
+
+def terminal_width() -> int | None:
+    """Of stdout; None where it is a file or a pipe, which nothing is cut for."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def colours_wanted(terminal: bool) -> bool:

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensor.cli.common import config_option, json_line, settings, table
+from sensor.cli.common import config_option, settings
 from sensor.cli.escape import escape
+from sensor.cli.show import Column, column, emit, output_option
 
 if TYPE_CHECKING:
     from sensor.rules.testing import Result
 
+_COLUMNS = (
+    column("Level", "level"),
+    column("Status", "status"),
+    column("Category", "category", True),
+    column("Title", "title", True),
+    Column("Tags", lambda rule: " ".join(rule["tags"]), True),
+)
 paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
 
 
@@ -23,7 +31,7 @@ def rules() -> None:
 
 @rules.command("list")
 @config_option
-@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 @paths_argument
 def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
     """List the rules: those in PATHs, else those of the configuration.
@@ -35,14 +43,7 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
     ruleset = load(_where(config_path, paths), None, keep_going=True)
-    if output == "json":
-        for rule in ruleset.rules:
-            json_line(asdict(rule))
-    else:
-        table(
-            ("Level", "Status", "Category", "Title", "Tags"),
-            ((rule.level, rule.status, rule.category, rule.title, " ".join(rule.tags)) for rule in ruleset.rules),
-        )
+    emit(output, [asdict(rule) for rule in ruleset.rules], _COLUMNS, "no rules")
     return _say(ruleset.refused)
 
 

@@ -1,20 +1,45 @@
-"""`pinfold sandbox run` and `pinfold sandbox list`."""
+"""`pinfold sandbox`: run, list, describe, tree."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from sensor.cli.common import config_option, json_line, settings, table
+from sensor.cli import complete, find
+from sensor.cli.common import config_option, json_line, settings
 from sensor.cli.escape import escape
-from sensor.errors import ClientError
+from sensor.cli.reach import online, row, rows
+from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, pairs, whole
+
+COLUMNS = (
+    column("Name", "name", True),
+    column("Class", "class", True),
+    column("Runtime", "runtime"),
+    column("State", "state"),
+    column("Procs", "processes"),
+    column("Det.", "detections"),
+    Column(
+        "Lost", lambda one: cell(sum(map(whole, lost.values())) if isinstance(lost := one.get("lost"), dict) else 0)
+    ),
+    column("Quarantine", "quarantine"),
+)
+_FLOW = (
+    column("Process", "tgid"),
+    column("Protocol", "protocol"),
+    Column("", lambda flow: "to" if flow.get("initiated") else "from"),
+    column("Remote", "remote", True),
+    column("Local", "local", True),
+)
+_DEEPEST = 24  # levels of a tree that are indented
+name_argument = click.argument("name", metavar="SANDBOX", shell_complete=complete.sandboxes)
 
 
 @click.group()
 def sandbox() -> None:
-    """Sandboxes: run one, list them."""
+    """Sandboxes: run one, list, describe them."""
 
 
 @sandbox.command(
@@ -54,32 +79,97 @@ def run(config_path: str | None, kill_leftovers: bool, name: str, command: tuple
 
 @sandbox.command("list", short_help="List the sandboxes that the sensor knows.")
 @config_option
-@click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option
 def list_(config_path: str | None, output: str) -> None:
-    """List the sandboxes that the running sensor knows."""
-    from sensor.control.client import Client  # noqa: PLC0415
+    """List the sandboxes that the running sensor knows.
 
-    answer = Client.of(settings(config_path)).sandboxes()
-    found = answer.get("sandboxes") if isinstance(answer, dict) else answer
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ClientError("the sensor's answer is no list of sandboxes: are it and this command of one version?")
+    State: clean; detected; unknown where events were lost, of which nothing can be said; tamperable. `sandbox describe`
+    and -o json have all that is known of one.
+    """
+    emit(output, online(settings(config_path)).sandboxes(), COLUMNS, "no sandboxes")
+
+
+@sandbox.command(short_help="All that is known of a sandbox.")
+@config_option
+@output_option
+@name_argument
+def describe(config_path: str | None, output: str, name: str) -> None:
+    """Describe SANDBOX: its name, cgroup id or cgroup path."""
+    reached = online(settings(config_path))
+    found = find.sandbox(reached.sandboxes(), name)
+    known = row(reached.client.get(f"/v1/sandboxes/{int(found['id'])}"))
+    facts(output, known, pairs({name: value for name, value in known.items() if name != "flows"}, output))
+    flows = known.get("flows")
+    if output == "table" and isinstance(flows, list) and flows:
+        click.echo()
+        emit(output, [one for one in flows if isinstance(one, dict)], _FLOW, "")
+
+
+@sandbox.command(short_help="The processes of a sandbox, as a tree.")
+@config_option
+@output_option
+@name_argument
+def tree(config_path: str | None, output: str, name: str) -> None:
+    """Show the processes of SANDBOX with what they run, each below the one that forked it.
+
+    -o json: the sensor's answer; compact: tgid, parent's tgid and command line, separated by tabs.
+    """
+    reached = online(settings(config_path))
+    found = find.sandbox(reached.sandboxes(), name)
+    answer = reached.client.get(f"/v1/sandboxes/{int(found['id'])}/tree")
     if output == "json":
-        for one in found:
-            json_line(one)
+        json_line(answer)
         return
-    if not found:
-        click.echo("no sandboxes", err=True)
-        return
-    names = [name for name in dict.fromkeys(name for one in found for name in one) if name != "id"]
-    headings = [name.replace("_", " ").capitalize() for name in names]
-    table(headings, ([_cell(one.get(name)) for name in names] for one in found))
+    processes = rows(answer, "processes")
+    for line in _compact(processes) if output == "compact" else _tree(processes):
+        click.echo(line)
+    if more := whole(row(answer).get("more")):
+        click.echo(f"… {more} more processes are not told", err=True)
+    if not processes:
+        click.echo("no processes", err=True)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return " ".join(f"{name} {number}" for name, number in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _compact(processes: list[Row]) -> Iterator[str]:
+    for one in processes:
+        yield "\t".join((str(_tgid(one)), str(_parent(one)), escape(_what(one))))
+
+
+def _tree(processes: list[Row]) -> Iterator[str]:
+    """Each process once, whatever loops its parents make; without recursion, since depth is the sandbox's choice."""
+    from sensor.cli.escape import fit  # noqa: PLC0415
+    from sensor.cli.render import terminal_width  # noqa: PLC0415
+
+    width = terminal_width()
+    below: dict[int, list[Row]] = {}
+    known = {_tgid(one) for one in processes}
+    for one in processes:
+        below.setdefault(_parent(one) if _parent(one) in known else 0, []).append(one)
+    seen: set[int] = set()
+    for start in (*below.get(0, ()), *processes):  # the second: who is his own ancestor, as claimed
+        waiting = [(start, "", "")]
+        while waiting:
+            one, head, indent = waiting.pop()
+            if _tgid(one) in seen:
+                continue
+            seen.add(_tgid(one))
+            line = f"{head}{_tgid(one)} {escape(_what(one))}"
+            yield line if width is None else fit(line, width)
+            children = below.get(_tgid(one), []) if _tgid(one) else []
+            room = len(indent) < 3 * _DEEPEST
+            for behind, child in enumerate(reversed(children)):
+                mark, more = ("└─ ", "   ") if not behind else ("├─ ", "│  ")
+                waiting.append((child, indent + mark, indent + more if room else indent))
+
+
+def _tgid(one: Row) -> int:
+    return whole(one.get("tgid"))
+
+
+def _parent(one: Row) -> int:
+    return whole(one.get("parent_tgid"))
+
+
+def _what(one: Row) -> str:
+    argv: Any = one.get("argv") or one.get("command_line")
+    text = " ".join(map(str, argv)) if isinstance(argv, list) else cell(argv)
+    return text or cell(one.get("image")) or cell(one.get("comm")) or "?"

@@ -280,7 +280,7 @@ class Responder:
         if start and not any(pending.tree is not None and root in pending.tree.seen for pending in self._pending):
             now = time.monotonic_ns()
             self._remember(
-                Pending(detection, decision, now + SETTLE_NS, now, self._killer.below(root, activity.SandboxId))
+                Pending(detection, decision, now + SETTLE_NS, now, self._killer.orphans(root, activity.SandboxId))
             )
 
     def _go_on(self, pending: Pending, now: int) -> list[Response]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sensor.cli import main
+from sensor.errors import ActError, ClientError, DeniedError, NotFoundError, UnreachableError, UsageError
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "sensor.cli"]
@@ -36,8 +37,11 @@ def bad_config(tmp_path: Path) -> str:
 def test_help_tells_commands_and_exit_statuses_in_80_columns() -> None:
     done = pinfold("--help")
     assert done.returncode == 0
-    for word in ("run", "events", "doctor", "sandbox", "rules", "disarm", "arm", "demo", "Exit status: 0 done; 1 "):
+    names = "run events doctor sandbox rules disarm arm demo status quarantine kill policy completion"
+    for word in (*names.split(), "Exit status: 0 done; 1 "):
         assert word in done.stdout
+    for status in ("2 wrong", "3 not found", "4 permission", "5 the daemon", "10 findings", "130 interrupted"):
+        assert status in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stderr == ""
 
@@ -46,7 +50,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom sensor.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'rich', 'yaml', 'orjson', 'msgspec', 'bcc', 'sigma', 'aiohttp', 'asyncio', 're2', 'pyroute2'}\n"
+        "heavy = {'rich', 'yaml', 'orjson', 'msgspec', 'bcc', 'sigma', 'aiohttp', 'asyncio', 're2', 'http'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
@@ -66,7 +70,7 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixt
     assert "Error: " in err
 
 
-@pytest.mark.parametrize("command", [["events"], ["doctor"], ["rules", "list"], ["disarm"], ["run", "--live"]])
+@pytest.mark.parametrize("command", [["events"], ["doctor"], ["rules", "list"], ["arm", "--reason", "x"], ["status"]])
 def test_a_bad_configuration_is_2_with_a_line_for_each_problem(
     bad_config: str, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,13 +95,33 @@ def test_the_configuration_can_come_from_the_environment(bad_config: str) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_the_host_is_one_line_and_1(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("why", "status"),
+    [
+        (PermissionError(13, "Permission denied", "/var/log/\x1b"), 4),
+        (FileNotFoundError(2, "No such file", "/var/log/\x1b"), 1),
+        (DeniedError("/var/log/\x1b: no"), 4),
+        (NotFoundError("/var/log/\x1b: no"), 3),
+        (UnreachableError("/var/log/\x1b: no"), 5),
+        (ClientError("/var/log/\x1b: no"), 1),
+        (UsageError("/var/log/\x1b: no"), 2),
+        (ActError("/var/log/\x1b: no"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_one_line_and_a_status_of_its_own(
+    why: BaseException, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied", "/var/log/\x1b")
+        raise why
 
     monkeypatch.setattr("sensor.cli.common.config_file", refuse)
-    assert main(["doctor"]) == 1
-    assert capsys.readouterr().err == "pinfold: /var/log/\\x1b: Permission denied\n"
+    assert main(["doctor"]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    if not isinstance(why, KeyboardInterrupt):
+        assert err.count("\n") == 1
+        assert err.startswith("pinfold: /var/log/\\x1b: ")
 
 
 def test_the_version_is_told() -> None:

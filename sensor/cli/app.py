@@ -10,6 +10,7 @@ import click
 
 from sensor.cli.arming import arm, disarm
 from sensor.cli.demo import demo
+from sensor.cli.detections import detections
 from sensor.cli.doctor import doctor
 from sensor.cli.escape import escape
 from sensor.cli.events import events
@@ -33,6 +34,7 @@ def cli() -> None:
 
 for command in (run, demo, events, doctor, sandbox, rules, disarm, arm):
     cli.add_command(command)
+cli.add_command(detections)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

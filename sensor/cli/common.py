@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +12,17 @@ import click
 from sensor.cli.escape import escape, escape_json
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from sensor.config import Config
 
 DEFAULT_CONFIG = "/etc/pinfold/pinfold.yaml"
+
+_STYLES = {
+    **dict.fromkeys(("detected", "critical", "failed", "disarmed", "refused", "tamperable"), "bold red"),
+    **dict.fromkeys(("unknown", "held", "beginning", "releasing", "killing", "high", "medium"), "yellow"),
+    **dict.fromkeys(("clean", "armed", "done", "released", "allowed"), "green"),
+}
 
 config_option = click.option(
     "--config",
@@ -45,8 +53,9 @@ def python() -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P"], {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """On stdout, escaped, folded to the terminal's width: nothing is left out."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], folds: Collection[str] | None = None) -> None:
+    """On stdout, escaped, folded to the terminal's width: nothing is left out. `folds`: the columns that give
+    way when it is too narrow; None: all of them."""
     from rich import box  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -54,13 +63,27 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
-        grid.add_column(Text(escape(heading)), overflow="fold")
+        stays = folds is not None and heading not in folds
+        grid.add_column(Text(escape(heading)), overflow="fold", no_wrap=stays)
     for row in rows:
-        grid.add_row(*(Text(escape(cell)) for cell in row))  # a Text: no markup is looked for in it
+        grid.add_row(*map(styled, row))
     Console(highlight=False).print(grid)
+
+
+def styled(cell: str) -> Text:
+    """Escaped, and coloured where the whole of it is a state. A Text: no markup is looked for in it."""
+    from rich.text import Text  # noqa: PLC0415
+
+    return Text(escape(cell), style=_STYLES.get(cell, ""))
 
 
 def json_line(value: Any) -> None:
     import orjson  # noqa: PLC0415
 
-    click.echo(escape_json(orjson.dumps(value, default=str).decode()))
+    try:
+        text = orjson.dumps(value, default=str).decode()
+    except TypeError:  # a lone surrogate: paths of cgroups are bytes
+        import json  # noqa: PLC0415
+
+        text = json.dumps(value, default=str, separators=(",", ":"))
+    click.echo(escape_json(text))

@@ -6,6 +6,8 @@ A record is read as it comes: a log that somebody damaged must still be shown.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 
 import click
 
@@ -13,6 +15,7 @@ from sensor.cli import rendernet
 from sensor.cli.escape import escape, fit
 from sensor.cli.rendernet import program
 from sensor.cli.rendernet import text as _text
+from sensor.export.redact import redact
 
 _TIME, _SANDBOX, _MARK = 12, 14, 8  # columns
 _COLOURS = {
@@ -47,8 +50,10 @@ _CATEGORIES = {
 Record = rendernet.Record
 
 
-def compact(record: Record, width: int | None, colours: bool) -> str:
+def compact(record: Record, width: int | None, colours: bool, *, unredacted: bool = False) -> str:
     """At most `width` columns; None: as long as it is."""
+    if not unredacted:
+        record = redact(record)
     mark, what = _mark(record), escape(_what(record))
     time = escape(_text(record, "time")[11:23]).ljust(_TIME)
     sandbox = fit(escape(_text(record, "SandboxName") or "-"), _SANDBOX)
@@ -63,6 +68,13 @@ def compact(record: Record, width: int | None, colours: bool) -> str:
         what = click.style(what, bold=True) if bold else what
         head = click.style(head, dim=True)
     return f"{head}{label} {what}"
+
+
+def terminal_width() -> int | None:
+    """Of stdout; None where it is a file or a pipe, which nothing is cut for."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def colours_wanted(terminal: bool) -> bool:
@@ -109,6 +121,11 @@ def _what(record: Record) -> str:
     return _subject(record)
 
 
+def subject(record: Record, *, unredacted: bool = False) -> str:
+    """Whom or what it is about, without a rule's title; not escaped."""
+    return _subject(record if unredacted else redact(record))
+
+
 def _subject(record: Record) -> str:
     category = record.get("category")
     if category == "network_connection":
@@ -139,6 +156,11 @@ def _outcome(record: Record) -> str:
     verdict, count = _text(record, "Verdict"), record.get("Count")
     times = f" ×{count}" if isinstance(count, int) and count > 1 else ""
     return ("" if verdict == "allowed" else f" {verdict}") + times
+
+
+def response(record: Record) -> str:
+    """What was done and came of it; not escaped."""
+    return _response(record)
 
 
 def _response(record: Record) -> str:

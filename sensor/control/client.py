@@ -5,20 +5,25 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from sensor.config import Config
 from sensor.control.listeners import CONTROL_SOCKET
-from sensor.errors import ClientError
+from sensor.errors import ClientError, DeniedError, NotFoundError, PinfoldError, UnreachableError, UsageError
 
 TIMEOUT_S = 5.0
 MOST_BODY = 64 * 1024 * 1024
+MOST_LINE = 4 * 1024 * 1024  # of a stream
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_ERRORS: Mapping[int, type[PinfoldError]] = {400: UsageError, 403: DeniedError, 404: NotFoundError}
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, path: str, timeout: float | None) -> None:
         super().__init__("pinfold", timeout=timeout)
         self._path = path
 
@@ -29,64 +34,118 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    """:param path: of the control socket."""
+    """Every method raises PinfoldError with one line that says what is wrong: UnreachableError, or what the
+    daemon answered (UsageError, DeniedError, NotFoundError, else ClientError).
+
+    :param path: of the control socket.
+    """
 
     def __init__(self, path: str, timeout: float = TIMEOUT_S) -> None:
         self._path = path
         self._timeout = timeout
 
     @classmethod
-    def of(cls, config: Config) -> Client:
-        return cls(os.path.join(config.paths.runtime, CONTROL_SOCKET))
+    def of(cls, config: Config, timeout: float = TIMEOUT_S) -> Client:
+        return cls(os.path.join(config.paths.runtime, CONTROL_SOCKET), timeout)
 
     def status(self) -> Any:
-        """:raises ClientError: as all of these do, with one line that says what is wrong."""
-        return self._json("/v1/status")
+        return self.get("/v1/status")
 
     def sandboxes(self) -> Any:
-        return self._json("/v1/sandboxes")
+        return self.get("/v1/sandboxes")
 
     def rules(self) -> Any:
-        return self._json("/v1/rules")
+        return self.get("/v1/rules")
 
     def metrics(self) -> str:
-        return self._get("/metrics").decode("utf-8")
+        return self._ask("GET", "/metrics", None).decode("utf-8")
 
-    def _json(self, path: str) -> Any:
+    def get(self, path: str, **query: str | int) -> Any:
+        """`path` with its parts escaped (`segment`); so are those of the following."""
+        return self._json("GET", path + _query(query), None)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._json("POST", path, msgspec.json.encode(body))
+
+    def delete(self, path: str, **query: str | int) -> Any:
+        return self._json("DELETE", path + _query(query), None)
+
+    def stream(self, path: str, **query: str | int) -> Iterator[Any]:
+        """The records of a stream as they come, until the daemon ends it."""
+        with self._answer("GET", path + _query(query), None, None) as response:
+            if response.status != 200:
+                self._refuse(path, response.status, response.read(MOST_BODY))
+            while line := response.readline(MOST_LINE):
+                if line.strip():
+                    yield self._decoded(line)
+
+    def _json(self, method: str, path: str, body: bytes | None) -> Any:
+        return self._decoded(self._ask(method, path, body) or b"{}")
+
+    def _decoded(self, text: bytes) -> Any:
         try:
-            return msgspec.json.decode(self._get(path))
+            return msgspec.json.decode(text)
         except msgspec.DecodeError as error:
             raise ClientError(f"{self._path}: the daemon's answer is no JSON: {error}") from error
 
-    def _get(self, path: str) -> bytes:
-        connection = _Connection(self._path, self._timeout)
+    def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
+        with self._answer(method, path, body, self._timeout) as response:
+            answer = response.read(MOST_BODY)
+            if not 200 <= response.status < 300:
+                self._refuse(path, response.status, answer)
+            return answer
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, body: bytes | None, timeout: float | None
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self._path, timeout)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        answered = False
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
-            body = response.read(MOST_BODY)
+            answered = True
+            yield response
         except FileNotFoundError as error:
-            raise ClientError(f"{self._path}: no daemon runs here; `pinfold run` starts one") from error
+            raise UnreachableError(f"{self._path}: no daemon runs here; `pinfold run` starts one") from error
         except ConnectionRefusedError as error:
-            raise ClientError(f"{self._path}: the daemon has ended; `pinfold run` starts it") from error
+            raise UnreachableError(f"{self._path}: the daemon has ended; `pinfold run` starts it") from error
         except PermissionError as error:
-            raise ClientError(f"{self._path}: permission denied; be root") from error
+            raise DeniedError(f"{self._path}: permission denied; be root") from error
         except TimeoutError as error:
-            raise ClientError(f"{self._path}: the daemon does not answer within {self._timeout:g} s") from error
+            raise UnreachableError(f"{self._path}: the daemon does not answer within {timeout:g} s") from error
         except (http.client.HTTPException, ConnectionError) as error:
+            if answered:
+                raise UnreachableError(f"{self._path}: the daemon ended in the middle of its answer") from error
             # Closed without an answer: what the api does to a peer that lives in a sandbox.
-            raise ClientError(f"{self._path}: the daemon refuses to answer this process") from error
+            raise DeniedError(f"{self._path}: the daemon refuses to answer this process") from error
         except OSError as error:
-            raise ClientError(f"{self._path}: {error.strerror or error}") from error
+            raise UnreachableError(f"{self._path}: {error.strerror or error}") from error
         finally:
             connection.close()
-        if response.status != 200:
-            raise ClientError(f"{self._path}: {path}: {response.status}: {_why(body)}")
-        return body
+
+    def _refuse(self, path: str, status: int, body: bytes) -> None:
+        kind = _ERRORS.get(status)
+        if kind is not None:
+            raise kind(_why(body))
+        raise ClientError(f"{self._path}: {path}: {status}: {_why(body)}")
+
+
+def segment(text: str) -> str:
+    """As one part of a path, or a value of a query: a slash in it is no separator."""
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in os.fsencode(text))
+
+
+def _query(query: Mapping[str, str | int]) -> str:
+    pairs = "&".join(f"{segment(name)}={segment(str(value))}" for name, value in query.items())
+    return f"?{pairs}" if pairs else ""
 
 
 def _why(body: bytes) -> str:
     try:
-        answer = msgspec.json.decode(body, type=dict[str, str])
+        answer = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return "no reason given"
-    return answer.get("error", "no reason given")
+    why = answer.get("error") if isinstance(answer, dict) else None
+    return why if isinstance(why, str) else "no reason given"

@@ -95,6 +95,6 @@ def test_another_answer_is_one_line_and_1(
     assert err.startswith("pinfold: ")
 
 
-def test_no_sensor_is_one_line_and_1(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sandbox", "list", "--config", config]) == 1
+def test_no_sensor_is_one_line_and_5(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sandbox", "list", "--config", config]) == 5
     assert "no daemon runs here" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sensor.cli import rendernet
+from sensor.cli.found import UNKNOWN
 from sensor.cli.render import Record, level, response
 from sensor.cli.rendernet import text
 from sensor.cli.show import cell, when
@@ -49,6 +50,9 @@ def _pairs(record: Record) -> Pairs:
 
 def _said(record: Record) -> Pairs:
     acks = record.get("acks") or record.get("ack") or record.get("acknowledged")
+    if acks == UNKNOWN:
+        yield "Acknowledged", "not known: the sensor does not run"
+        return
     for ack in (acks if isinstance(acks, list) else [acks])[:_MOST]:
         if isinstance(ack, dict):
             by, at = text(ack, "operator") or text(ack, "by"), when(ack.get("time_ns")) or text(ack, "time")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sensor.cli.render import Record
 
 FINDINGS = 10
+_WIDE = 120  # columns of a terminal
 _FOLLOWED = 4096  # detections whose responses are shown
 
 _sandbox = click.option("--sandbox", metavar="SANDBOX", help="In this sandbox: its name or id.")
@@ -66,8 +67,8 @@ def list_(
 
 
 def _columns(output: str, short: dict[str, str], unredacted: bool) -> list[Column]:
-    from sensor.cli.found import acknowledged, silenced  # noqa: PLC0415
-    from sensor.cli.render import level, subject  # noqa: PLC0415
+    from sensor.cli.found import UNKNOWN, acknowledged, silenced  # noqa: PLC0415
+    from sensor.cli.render import level, subject, terminal_width  # noqa: PLC0415
 
     def when(one: Row) -> str:
         time = str(one.get("time", ""))
@@ -78,21 +79,26 @@ def _columns(output: str, short: dict[str, str], unredacted: bool) -> list[Colum
         return str(found.get("title", "")) if isinstance(found, dict) else ""
 
     def said(one: Row) -> str:
-        return "acknowledged" if acknowledged(one) else "silenced" if silenced(one) else "new"
+        if acknowledged(one):
+            return "acked"
+        return "silenced" if silenced(one) else "?" if one.get("acknowledged") == UNKNOWN else "new"
 
     def what(one: Row) -> str:
         text = subject(one, unredacted=unredacted)
         return text if output == "compact" or len(text) <= 120 else text[:119] + "…"
 
-    return [
+    columns = [
         Column("Time", when),
         Column("Level", lambda one: "info" if level(one) == "informational" else level(one)),
         Column("Sandbox", lambda one: str(one.get("SandboxName", "")), True),
         Column("Rule", rule, True),
         Column("What", what, True),
-        Column("Said", lambda one: said(one) if output == "compact" else said(one)[:3]),
+        Column("Said", said),
         Column("Id", lambda one: str(one.get("id")) if output == "compact" else short[str(one.get("id", ""))], True),
     ]
+    if output == "table" and (terminal_width() or 80) < _WIDE:
+        del columns[4]  # `describe` tells it
+    return columns
 
 
 @detections.command(short_help="All that is known of one detection.")

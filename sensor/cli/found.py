@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST = 1000  # that the sensor gives at once
 _SHOWN = 8
+UNKNOWN = "unknown"  # whether it was acknowledged, where the sensor is not there to ask
 _RESPONSES = 100_000  # remembered of the log, until the detection that they follow
 
 
@@ -120,7 +121,8 @@ def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
             if len(responses) < _RESPONSES:
                 responses.setdefault(str(record.get("detection")), []).insert(0, record)
         elif wanted.takes(record) and str(record.get("id", "")).startswith(begin):
-            found.append({**record, "responses": responses.pop(str(record.get("id")), [])})
+            followed = responses.pop(str(record.get("id")), [])
+            found.append({**record, "acknowledged": UNKNOWN, "responses": followed})
             if len(found) == wanted.number:
                 break
         elif record and wanted.since and str(record.get("time", "9")) < wanted.since:
@@ -129,7 +131,7 @@ def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
 
 
 def acknowledged(record: Row) -> bool:
-    return any(record.get(name) for name in ("ack", "acks", "acknowledged"))
+    return any(record.get(name) not in (None, "", False, [], {}, UNKNOWN) for name in ("ack", "acks", "acknowledged"))
 
 
 def silenced(record: Row) -> bool:

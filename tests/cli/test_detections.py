@@ -71,7 +71,11 @@ def test_the_list_comes_oldest_first_with_ids_that_tell_them_apart(
     api.answers["GET /v1/detections"] = (200, [newer, other, older])
     assert run(config, "list", "--sandbox", "agent-1", "--level", "low", "--rule", RULE, "-n", "7") == 0
     rows = capsys.readouterr().out.splitlines()[2:]
-    assert [row.split()[-2:] for row in rows] == [["new", "1f-1"], ["ack", "1f-2/9ee2d1a6"], ["sil", "1f-2/aaaaaaaa"]]
+    assert [row.split()[-2:] for row in rows] == [
+        ["new", "1f-1"],
+        ["acked", "1f-2/9ee2d1a6"],
+        ["silenced", "1f-2/aaaaaaaa"],
+    ]
     assert query(api.asked[0][1]) == {"sandbox": ["agent-1"], "level": ["low"], "rule": [RULE], "limit": ["7"]}
 
 

@@ -17,6 +17,7 @@ from sensor.cli.events import events
 from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.sandbox import sandbox
+from sensor.cli.top import top
 from sensor.errors import PinfoldError
 
 HOST, USAGE, INTERRUPTED = 1, 2, 130
@@ -34,7 +35,8 @@ def cli() -> None:
 
 for command in (run, demo, events, doctor, sandbox, rules, disarm, arm):
     cli.add_command(command)
-cli.add_command(detections)
+for command in (detections, top):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

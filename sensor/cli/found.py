@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sensor.cli.reach import escaped, row, rows, say
-from sensor.cli.show import Row
+from sensor.cli.show import Row, whole
 from sensor.errors import NotFoundError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ class Detections:
         """Oldest first."""
         try:
             found = [one for one in self._asked(wanted) if wanted.takes(one)]
+            silences = rows(self.client.get("/v1/silences"), "silences") if found else []
         except UnreachableError as why:
-            say(f"{why}; reading the log, where no acknowledgement stands")
+            say(f"{why}; reading the log")
             return logged(self._config, wanted)
+        found = [{**one, "silenced": silence} if (silence := silencing(one, silences)) else one for one in found]
         return sorted(found, key=lambda one: str(one.get("time", "")))[-wanted.number :]
 
     def one(self, word: str) -> Row:
@@ -69,7 +71,7 @@ class Detections:
                 full = self._meant(word, rows(self.client.get("/v1/detections", limit=MOST), "detections"))
                 return row(self.client.get(f"/v1/detections/{escaped(full)}"))
         except UnreachableError as why:
-            say(f"{why}; reading the log, where no acknowledgement stands")
+            say(f"{why}; reading the log")
         found = logged(self._config, Wanted(number=MOST), begin=word)
         full = self._meant(word, found)
         return next(one for one in found if one.get("id") == full)
@@ -113,6 +115,7 @@ def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
     readable(path)
     found: list[Row] = []
     responses: dict[str, list[Row]] = {}
+    acks, silences = _said(config)
     for line in backwards(path):
         if b'"kind":"detection"' not in line[:64] and b'"kind":"response"' not in line[:64]:
             continue
@@ -122,12 +125,45 @@ def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
                 responses.setdefault(str(record.get("detection")), []).insert(0, record)
         elif wanted.takes(record) and str(record.get("id", "")).startswith(begin):
             followed = responses.pop(str(record.get("id")), [])
-            found.append({**record, "acknowledged": UNKNOWN, "responses": followed})
+            ack = UNKNOWN if acks is None else acks.get(str(record.get("id")))
+            said = {"acknowledged": ack, "silenced": silencing(record, silences)}
+            found.append({**record, **said, "responses": followed})
             if len(found) == wanted.number:
                 break
         elif record and wanted.since and str(record.get("time", "9")) < wanted.since:
             break  # a detection's time is when it was logged
     return found[::-1]
+
+
+def _said(config: Config) -> tuple[Row | None, list[Row]]:
+    """Acknowledgements and silences, as the sensor has kept them; None where they cannot be read."""
+    import msgspec  # noqa: PLC0415
+
+    from sensor.export.silences import read  # noqa: PLC0415
+
+    try:
+        kept = read(config.paths.state)
+    except (OSError, msgspec.MsgspecError) as why:
+        say(f"what was acknowledged and silenced cannot be read: {why}")
+        return None, []
+    return msgspec.to_builtins(kept.acks), msgspec.to_builtins(kept.silences)
+
+
+def silencing(record: Row, silences: list[Row]) -> str:
+    """The id of the silence that the detection falls under, or ""."""
+    rule = record.get("rule")
+    rule = rule if isinstance(rule, dict) else {}
+    at = str(record.get("time", ""))
+    for one in silences:
+        of_rule, of_sandbox, of_class = one.get("rule"), one.get("sandbox"), one.get("class")
+        if (
+            (not of_rule or of_rule in (rule.get("id"), rule.get("title")))
+            and (not of_sandbox or str(of_sandbox) in (str(record.get("SandboxId")), record.get("SandboxName")))
+            and (not of_class or of_class == record.get("SandboxClass"))
+            and _timestamp(whole(one.get("from_ns"))) <= at < _timestamp(whole(one.get("until_ns")))
+        ):
+            return str(one.get("id"))
+    return ""
 
 
 def acknowledged(record: Row) -> bool:

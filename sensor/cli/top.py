@@ -61,10 +61,10 @@ def _once(config: Config) -> int:
 
 def asked(config: Config) -> dict[str, Any]:
     """:raises PinfoldError: in one line, why there is no answer."""
-    from sensor.cli.reach import row  # noqa: PLC0415
+    from sensor.cli.toptold import told  # noqa: PLC0415
     from sensor.control.client import Client  # noqa: PLC0415
 
-    return row(Client.of(config, _TIMEOUT_S).get("/v1/top"))
+    return told(Client.of(config, _TIMEOUT_S))
 
 
 class Poller:

@@ -109,13 +109,14 @@ def _head(view: View, now: float) -> list[Part]:
         return [Part("pinfold top", "title"), Part(view.error or "waiting for the sensor", "warn")]
     used, whole = number(told.get("ring_used")), number(told.get("ring_size"))
     full = min(used / whole, 1.0) if whole > 0 else 0.0
+    ring = f"ring {full:.0%} [{'#' * round(full * 8):8}]" if whole > 0 else ""
     shown = [
         "pinfold top",
         _clock(told.get("time_ns")),
         "HELD" if view.paused else "",
         _counted(view, len(_list(told.get("sandboxes")))),
         f"{rate(told.get('events_s'))} events/s",
-        f"ring {full:.0%} [{'#' * round(full * 8):8}]",
+        ring,
     ]
     rows = [Part("  ".join(filter(None, shown)), "title"), _lost(told.get("lost"))]
     age = now - view.told_at

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from sensor.cli import main
 from sensor.config import Config, Paths
 from sensor.export import EventLog, lines
+from sensor.export.silences import FILE, Silences
 from tests.cli.fake_api import FakeApi, serving
 from tests.cli.test_app import COMMAND, REPOSITORY
 from tests.export import samples
@@ -25,13 +26,14 @@ SECRET = "curl --password hunter2 -R 1:localhost:22 \x1b[31mhost"  # noqa: S105
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     path = tmp_path / "c.yaml"
-    path.write_text(f"paths: {{log: {tmp_path}/log, runtime: {tmp_path}}}\n")
+    path.write_text(f"paths: {{log: {tmp_path}/log, runtime: {tmp_path}, state: {tmp_path}/state}}\n")
     return str(path)
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[FakeApi]:
     with serving(tmp_path) as fake:
+        fake.answers["GET /v1/silences"] = (200, [])
         yield fake
 
 
@@ -155,6 +157,37 @@ def test_without_the_sensor_the_log_is_read_with_the_responses(
     assert run(config, "describe", "1f-9") == 3
     assert run(config, "describe", "1f-") == 2
     assert "3 detections begin with" in capsys.readouterr().err
+
+
+def test_without_the_sensor_what_was_said_is_read_from_where_it_keeps_it(
+    config: str, log: EventLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for position in (1, 2, 3):
+        log.add_detection(detection(position, position, rule_id=f"r{position}"))
+    log.close()
+    said = Silences(str(tmp_path / "state"))
+    said.acknowledge(f"1f-1/{RULE}", "seen", "uid 0")
+    said.add({"rule": "r2", "sandbox": 4242, "class": "default"}, 0, 1 << 62, "night", "uid 0")
+    assert run(config, "list", "-o", "compact", "--check") == 10
+    assert [row.split("\t")[-2] for row in capsys.readouterr().out.splitlines()] == ["acked", "silenced", "new"]
+    (tmp_path / "state" / FILE).write_bytes(b"{")
+    assert run(config, "list", "-o", "compact", "--check") == 10
+    assert [row.split("\t")[-2] for row in capsys.readouterr().out.splitlines()] == ["?", "?", "?"]
+
+
+def test_silences_are_told_by_when_the_detection_was(
+    config: str, api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answers["GET /v1/detections"] = (200, [record(detection(1, 0)), record(detection(2, 100))])
+    window = {
+        "id": "s1",
+        "class": "default",
+        "from_ns": 1_700_000_050_000_000_000,
+        "until_ns": 1_700_000_150_000_000_000,
+    }
+    api.answers["GET /v1/silences"] = (200, [{**window, "sandbox": 7}, window])
+    assert run(config, "list", "-o", "compact") == 0
+    assert [row.split("\t")[-2] for row in capsys.readouterr().out.splitlines()] == ["new", "silenced"]
 
 
 def test_describe_tells_everything_in_80_columns(

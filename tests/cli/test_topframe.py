@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from sensor.cli.topframe import SORTS, View, frame, rate, scrolled
+from sensor.cli.toptold import told as together
 from tests.cli.fake_top import told
 
 
@@ -89,6 +90,37 @@ def test_hostile_names_are_escaped_and_secrets_hidden() -> None:
 )
 def test_rates_are_short(value: Any, text: str) -> None:
     assert rate(value) == text
+
+
+class Told:
+    """Plays the client."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+
+    def get(self, path: str, **_query: Any) -> Any:
+        return self._answers[path]
+
+
+def test_what_is_told_in_several_answers_is_put_together() -> None:
+    sandbox = {"name": "a", "events_per_s": 7.5, "events": {"network_connection": 2.0}, "out_per_s": 5, "in_per_s": 6}
+    talker = {"sandbox": "a", "tgid": 999, "remote": "203.0.113.7:443", "out_per_s": 5, "in_per_s": 6}
+    detection = {"time": "2023-11-14T22:13:20.5Z", "rule": {"title": "T", "level": "high"}, "SandboxName": "a"}
+    client: Any = Told({
+        "/v1/top": {"time_ns": 1, "sandboxes": [sandbox], "talkers": [talker]},
+        "/v1/status": {"lost": {"kernel": 3}},
+        "/v1/detections": {"detections": [detection]},
+    })  # fmt: skip
+    answer = together(client)
+    assert (answer["events_s"], answer["lost"]) == (7.5, {"kernel": 3})
+    text = "\n".join(shown(View(told=answer, told_at=100.0)))
+    assert "LOST 3 events" in text and "22:13:20 high     a" in text
+    assert next(row for row in text.splitlines() if "999" in row).split() == ["a", "999", "203.0.113.7:443", "5", "6"]
+
+
+def test_one_answer_is_enough() -> None:
+    client: Any = Told({"/v1/top": told()})
+    assert together(client) == told()
 
 
 anything = st.recursive(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from sensor.cli.arming import arm, disarm
+from sensor.cli.bugtool import bugtool
 from sensor.cli.demo import demo
 from sensor.cli.detections import detections
 from sensor.cli.doctor import doctor
@@ -35,7 +36,7 @@ def cli() -> None:
 
 for command in (run, demo, events, doctor, sandbox, rules, disarm, arm):
     cli.add_command(command)
-for command in (detections, top):
+for command in (detections, top, bugtool):
     cli.add_command(command)
 
 

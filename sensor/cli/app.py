@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import click
 
 from sensor.cli.arming import arm, disarm
+from sensor.cli.bugtool import bugtool
 from sensor.cli.completion import completion
 from sensor.cli.demo import demo
+from sensor.cli.detections import detections
 from sensor.cli.doctor import doctor
 from sensor.cli.escape import escape
 from sensor.cli.events import events
@@ -21,6 +23,7 @@ from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.sandbox import sandbox
 from sensor.cli.status import status
+from sensor.cli.top import top
 from sensor.errors import PinfoldError
 
 ERROR, USAGE, DENIED, INTERRUPTED = 1, 2, 4, 130
@@ -39,7 +42,7 @@ def cli() -> None:
 
 for command in (
     *(run, demo, doctor, status, events, rules, sandbox, quarantine, kill, policy),
-    *(disarm, arm, completion),
+    *(detections, top, bugtool, disarm, arm, completion),
 ):
     cli.add_command(command)
 

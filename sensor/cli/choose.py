@@ -43,7 +43,9 @@ class Filter:
         self._where = tuple((name, value.casefold().split("*")) for name, value in where)
 
     def takes(self, line: bytes) -> bool:
-        record = parsed(line)
+        return self.fits(parsed(line))
+
+    def fits(self, record: Record) -> bool:
         if not record or any(record.get(name) != value for name, value in self._equal.items()):
             return False
         if self._detections_only and not self._detection(record):

@@ -15,6 +15,7 @@ from sensor.cli import renderguard, rendernet
 from sensor.cli.escape import escape, fit
 from sensor.cli.rendernet import program
 from sensor.cli.rendernet import text as _text
+from sensor.export.redact import redact
 
 _TIME, _SANDBOX, _MARK = 12, 14, 8  # columns
 _COLOURS = {
@@ -54,8 +55,10 @@ Record = rendernet.Record
 _SUBJECTS = rendernet.SUBJECTS | renderguard.SUBJECTS
 
 
-def compact(record: Record, width: int | None, colours: bool) -> str:
+def compact(record: Record, width: int | None, colours: bool, *, unredacted: bool = False) -> str:
     """At most `width` columns; None: as long as it is."""
+    if not unredacted:
+        record = redact(record)
     mark, what = _mark(record), escape(_what(record))
     time = escape(_text(record, "time")[11:23]).ljust(_TIME)
     sandbox = fit(escape(_text(record, "SandboxName") or "-"), _SANDBOX)
@@ -123,6 +126,11 @@ def _what(record: Record) -> str:
     return _subject(record)
 
 
+def subject(record: Record, *, unredacted: bool = False) -> str:
+    """Whom or what it is about, without a rule's title; not escaped."""
+    return _subject(record if unredacted else redact(record))
+
+
 def _subject(record: Record) -> str:
     category = record.get("category")
     if category == "network_connection":
@@ -153,6 +161,11 @@ def _outcome(record: Record) -> str:
     verdict, count = _text(record, "Verdict"), record.get("Count")
     times = f" ×{count}" if isinstance(count, int) and count > 1 else ""
     return ("" if verdict == "allowed" else f" {verdict}") + times
+
+
+def response(record: Record) -> str:
+    """What was done and came of it; not escaped."""
+    return _response(record)
 
 
 def _response(record: Record) -> str:

@@ -58,7 +58,7 @@ def flow(record: Record) -> str:
     where, claimed = named(record)
     shown = [program(record), direction(record), text(record, "Protocol"), where, _moved(record), state]
     if phase != "established":
-        shown.append(_lasted(record.get("DurationMs")))
+        shown.append(lasted(record.get("DurationMs")))
     if isinstance(count, int) and count > 1:
         shown.append(f"×{count}")
     return " ".join(filter(None, [*shown, claimed]))
@@ -117,7 +117,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     by_kind = {
         "relay": ("to", text(record, "Inner")),
         "reverse_shell": ("by", text(record, "Inner")),
-        "beacon": ("each", _lasted(record.get("PeriodMs"))),
+        "beacon": ("each", lasted(record.get("PeriodMs"))),
         "dns_tunnel": ("for", text(record, "Domain") if text(record, "DestinationIp") else ""),
     }
     return [by_kind[kind]] if kind in by_kind else []
@@ -127,10 +127,10 @@ def _moved(record: Record) -> str:
     out, into = record.get("BytesOut"), record.get("BytesIn")
     if not isinstance(out, int) or not isinstance(into, int) or not (out or into):
         return ""
-    return f"↑{_size(out)} ↓{_size(into)}"
+    return f"↑{size(out)} ↓{size(into)}"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     """Three digits at most, decimal."""
     value, unit = float(max(0, min(count, 1 << 63))), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
@@ -138,7 +138,7 @@ def _size(count: int) -> str:
     return f"{value:.0f}{_UNITS[unit]}" if unit == 0 or value >= 9.95 else f"{value:.1f}{_UNITS[unit]}"
 
 
-def _lasted(ms: object) -> str:
+def lasted(ms: object) -> str:
     if not isinstance(ms, int) or isinstance(ms, bool) or ms <= 0:
         return ""
     seconds = min(ms, 1 << 62) / 1000

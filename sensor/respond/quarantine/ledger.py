@@ -107,6 +107,7 @@ class Ledger:
                     continue
                 except (OSError, ValueError, msgspec.ValidationError, RecursionError):
                     self.damaged.append(self._put_aside(name) if self._lock >= 0 else name)
+        self.damaged.sort()
         return sorted(records, key=lambda record: record.created_ns)
 
     def _read(self, name: str, quarantine_id: str) -> Record:

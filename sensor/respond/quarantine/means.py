@@ -14,6 +14,7 @@ from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.metrics import Metrics
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.evidence.collector import Collected, Wanted
 from sensor.respond.killsandbox import SandboxKiller
 from sensor.respond.nevertouch import NeverTouch
 from sensor.respond.quarantine.ledger import Ledger
@@ -33,29 +34,8 @@ class Denying(Protocol):
     def all(self) -> dict[int, Deny]: ...
 
 
-class Wanted(Struct, frozen=True):
-    """What evidence is to be collected of."""
-
-    quarantine_id: str
-    sandbox_id: int
-    path: str  # of its cgroup below the mount: /a/b
-    processes: tuple[tuple[int, int], ...]  # (tgid, start ticks) of those that left its cgroup
-    facts: bytes  # JSON: the order, and what the core knows of the sandbox
-
-
-class Collected(Protocol):
-    @property
-    def quarantine_id(self) -> str: ...
-    @property
-    def archive(self) -> str: ...  # "" where there is none
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def detail(self) -> str: ...
-
-
 class Collecting(Protocol):
-    """Never blocks. `now_ns` is CLOCK_MONOTONIC."""
+    """sensor.respond.evidence.collector.Collector. Never blocks. `now_ns` is CLOCK_MONOTONIC."""
 
     def start(self, wanted: Wanted, now_ns: int) -> bool: ...
     def poll(self, now_ns: int) -> Sequence[Collected]: ...

@@ -225,6 +225,9 @@ class Daemon:
             if self._responder.pending:
                 self._responder.settle()
                 self._log.flush()
+            if self._hand.busy:
+                self._hand.tick(time.monotonic_ns())
+                self._log.flush()
             self._notifier.feed()
             if self._pipeline.busy and time.monotonic_ns() >= self._next_pulse:
                 self._pulse()
@@ -238,6 +241,8 @@ class Daemon:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
+        if self._hand.busy:
+            return BUSY_S
         if self._pipeline.busy and time.monotonic_ns() >= awake_until:
             return PULSE_NS / 1e9
         return BUSY_S if time.monotonic_ns() < awake_until else IDLE_S

@@ -30,6 +30,7 @@ from sensor.respond.evidence.collector import Collector
 from sensor.respond.explain import explain
 from sensor.respond.quarantine.engine import Quarantines
 from sensor.respond.quarantine.record import Order, Record
+from sensor.respond.questions import Question
 from sensor.respond.responder import Responder
 from sensor.respond.silences import Silences
 from sensor.respond.table import Host
@@ -38,7 +39,11 @@ FACTS_LINES = 20_000  # of the log's end that are looked at: some 10 ms, once a 
 FACTS_EVENTS = 500
 FACTS_DETECTIONS = 200
 EVIDENCE = "evidence"  # below paths.state
-_ASK = {"connect": questions.connect, "device": questions.device, "exec": questions.executable}
+_ASK: dict[str, Callable[[str], Question]] = {
+    "connect": questions.connect,
+    "device": questions.device,
+    "exec": questions.executable,
+}
 
 
 class Hand:
@@ -129,7 +134,7 @@ class Hand:
         return sandbox.born_ns + time.time_ns() - time.monotonic_ns()
 
     def _facts(self, record: Record) -> bytes:
-        """What the sensor knows of a sandbox, for its evidence: its order, and the last of its events and detections."""
+        """What the sensor knows of a sandbox, for its evidence: the order, and its last events and detections."""
         self._log.flush()
         mark = b'"SandboxId":%d,' % record.order.sandbox_id
         events: list[msgspec.Raw] = []

@@ -6,8 +6,9 @@ The freeze does not wait for the child that destroys sockets: that takes 30 ms t
 from __future__ import annotations
 
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.evidence.collector import Wanted
 from sensor.respond.quarantine import denying, still
-from sensor.respond.quarantine.means import SECOND_NS, Case, Collected, Means, Wanted
+from sensor.respond.quarantine.means import SECOND_NS, Case, Collected, Means
 from sensor.respond.quarantine.record import Record, begin
 from sensor.respond.quarantine.sweeping import Request, Sweep
 
@@ -75,7 +76,9 @@ def _checked(means: Means, case: Case, directory: CgroupDirectory | None, now_ns
 def _sockets(means: Means, case: Case, now_ns: int) -> None:
     record = case.record
     step = record.step("sockets")
-    if step.state == "waiting":
+    if step.state == "waiting" and not record.order.cut:
+        means.end_step(record, step, "skipped", denying.NOT_ASKED)
+    elif step.state == "waiting":
         begin(step)
         directory = means.host.cgroup_mount.rstrip("/") + record.order.path
         away = tuple((one.tgid, one.start_ticks) for one in still.strays(means, record, set()))

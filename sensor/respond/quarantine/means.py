@@ -14,6 +14,7 @@ from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.metrics import Metrics
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.evidence.collector import Wanted
 from sensor.respond.killsandbox import SandboxKiller
 from sensor.respond.nevertouch import NeverTouch
 from sensor.respond.quarantine.ledger import Ledger
@@ -31,16 +32,6 @@ class Denying(Protocol):
     def get(self, sandbox_id: int) -> Deny: ...
     def lift(self, sandbox_id: int) -> None: ...
     def all(self) -> dict[int, Deny]: ...
-
-
-class Wanted(Struct, frozen=True):
-    """What evidence is to be collected of."""
-
-    quarantine_id: str
-    sandbox_id: int
-    path: str  # of its cgroup below the mount: /a/b
-    processes: tuple[tuple[int, int], ...]  # (tgid, start ticks) of those that left its cgroup
-    facts: bytes  # JSON: the order, and what the core knows of the sandbox
 
 
 class Collected(Protocol):

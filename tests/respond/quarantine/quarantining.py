@@ -10,8 +10,8 @@ from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.errors import RefusedError
 from sensor.metrics import Metrics
+from sensor.respond.evidence.collector import Wanted
 from sensor.respond.quarantine.engine import Quarantines
-from sensor.respond.quarantine.means import Wanted
 from sensor.respond.quarantine.record import Order, Record
 from sensor.respond.table import Host
 from tests.respond.host import Table

@@ -27,8 +27,12 @@ from sensor.configquarantine import Quarantine, quarantine_problems
 from sensor.configrespond import Action, Responses, response_problems
 from sensor.errors import HostError
 
-# What this module is asked for, though it is defined elsewhere.
-__all__ = ["GPU_CLASSES", "Action", "Config", "DeviceClassName", "Responses", "SandboxClass", "complete", "load"]
+# Some of it is defined elsewhere, and asked for here.
+__all__ = [
+    "GPU_CLASSES", "PREFIX_BYTES", "SUFFIX_BYTES", "Action", "Config", "DeviceClassName", "Limits", "Log", "Metrics",
+    "Paths", "Responses", "Ring", "Rules", "SandboxClass", "SandboxPattern", "complete", "load", "problems",
+    "refuse_fixed", "rule_paths",
+]  # fmt: skip
 
 
 class SandboxClass(Struct, frozen=True, forbid_unknown_fields=True):

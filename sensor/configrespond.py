@@ -113,6 +113,8 @@ def _rules(at: KeyPath, rules: tuple[ResponseRule, ...]) -> Iterator[Problem]:
         for name in ("rule", "tag"):
             if (expected := _text_problem(text := cast(str, getattr(rule, name)))) is not None:
                 yield Problem((*here, name), expected, found(text))
+            elif name == "tag" and "[" in text:
+                yield Problem((*here, name), "* and ? as the only wildcards", found(text))
         if not 0 <= rule.score_at_least <= 100:
             yield Problem((*here, "score_at_least"), "0 to 100", found(rule.score_at_least))
         for earlier in range(index):
@@ -135,7 +137,7 @@ def covers(one: ResponseRule, other: ResponseRule) -> bool:
 def _text_problem(text: str) -> str | None:
     if len(text) > _TEXT_CHARACTERS or not text.isprintable():
         return f"at most {_TEXT_CHARACTERS} printable characters"
-    return "no [ in it: * and ? are the wildcards" if "[" in text and text.startswith("attack.") else None
+    return None
 
 
 def _exception(at: KeyPath, exception: ResponseException) -> Iterator[Problem]:

@@ -27,12 +27,11 @@ from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
 from sensor.guard.guard import Guard
+from sensor.hand import Hand
 from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
-from sensor.operations.operations import Operations
-from sensor.operations.parts import Parts
 from sensor.pipeline import Pipeline
 from sensor.reload import Reload
 from sensor.reports import Reports
@@ -106,7 +105,10 @@ class Daemon:
             responder, self._reports, log,
             self._metrics, self._notifier, self._reloaded,
         )  # fmt: skip
-        self._operations = Operations(self._parts())
+        self._hand = Hand(
+            lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, self._network, responder,
+            self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
+        )  # fmt: skip
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
@@ -121,6 +123,7 @@ class Daemon:
 
     def _reloaded(self, config: Config) -> None:
         self._link.admissions.control = config.control
+        self._hand.reloaded(config)
 
     def _reclassified(self, sandbox_id: int, name: str) -> None:
         self._kernel.classify(sandbox_id, name)
@@ -137,37 +140,18 @@ class Daemon:
     def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
         providers = {
             "metrics": self._metrics.snapshot,
-            "status": lambda: self._operations.status(),  # noqa: PLW0108 - made after the api is started
+            "status": lambda: self._hand.operations.status(),  # noqa: PLW0108 - made after the api is started
             "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108
             "rules": lambda: self._reports.rules(),  # noqa: PLW0108
         }
         desk = Desk(
             self._config.control,
-            lambda name, body, caller: self._operations.answer(name, body, caller),  # noqa: PLW0108
+            lambda name, body, caller: self._hand.operations.answer(name, body, caller),  # noqa: PLW0108
             os.path.join(self._config.paths.log, self._config.log.file),
             lambda path: self._enricher.sandboxes.outermost(path) is not None,
         )
         return CoreLink.spawn(
             listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say, desk=desk
-        )
-
-    def _parts(self) -> Parts:
-        """What is asked and changed through the control socket goes through these."""
-        kernel = self._kernel
-        return Parts(
-            config=lambda: self._reload.config,
-            mount=kernel.mount,
-            enricher=self._enricher,
-            pipeline=self._pipeline,
-            reports=self._reports,
-            log=self._log,
-            metrics=self._metrics,
-            arming=self._arming,
-            arm=kernel.arm,
-            reload=lambda: self._reload.ask(),  # noqa: PLW0108 - made later
-            killer=self._responder.sandboxes,
-            guard=self._responder.guard,
-            flow=kernel.tables.flow,
         )
 
     def _begin(self, listeners: list[Listener]) -> None:
@@ -185,6 +169,7 @@ class Daemon:
         kernel.add_processes(existing.processes)
         self._self_test()
         self._guard.begin()
+        self._hand.begin()
         # Of what an older generation of the probes recorded, all was told when it happened.
         first = kernel.fresh and not kernel.older
         for older in list(kernel.older):
@@ -240,6 +225,9 @@ class Daemon:
             if self._responder.pending:
                 self._responder.settle()
                 self._log.flush()
+            if self._hand.busy:
+                self._hand.tick(time.monotonic_ns())
+                self._log.flush()
             self._notifier.feed()
             if self._pipeline.busy and time.monotonic_ns() >= self._next_pulse:
                 self._pulse()
@@ -253,6 +241,8 @@ class Daemon:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
+        if self._hand.busy:
+            return BUSY_S
         if self._pipeline.busy and time.monotonic_ns() >= awake_until:
             return PULSE_NS / 1e9
         return BUSY_S if time.monotonic_ns() < awake_until else IDLE_S
@@ -304,7 +294,7 @@ class Daemon:
         armed = not self._arming.disarmed()
         kernel.arm(armed)
         self._reports.each_second(armed)
-        self._operations.each_second(time.monotonic_ns())
+        self._hand.each_second(time.monotonic_ns())
 
     def _count_lost(self, stage: str, reason: str, lines: int) -> None:
         full = reason in {"ENOSPC", "EDQUOT"}
@@ -366,6 +356,7 @@ class Daemon:
         self._link.close()
         self._network.close()
         self._guard.close()
+        self._hand.close()
         self._log.close()
         say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
 

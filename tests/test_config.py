@@ -272,6 +272,19 @@ keys = st.sampled_from(
         "names",
         "marks",
         "trusted",
+        "responses",
+        "rules",
+        "exceptions",
+        "budget",
+        "assign",
+        "labels",
+        "class",
+        "examples",
+        "detection",
+        "granted_devices",
+        "denied_executables",
+        "action",
+        "expect",
     ]
 ) | st.text(max_size=5)
 trees = st.recursive(

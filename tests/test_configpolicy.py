@@ -119,6 +119,11 @@ GRANT = "one of nvidia, amd, drm,"
             "classes.a.responses.rules[1]",
             "an entry that no earlier one fits as well",
         ),
+        (
+            responding(rules=[{"tag": "attack.t[1]", "action": "log"}]),
+            "classes.a.responses.rules[0].tag",
+            "* and ? as the only wildcards",
+        ),
         (responding(grace_seconds=3601), "classes.a.responses.grace_seconds", "0 to 3600"),
         (
             responding(budget={"quarantines_per_minute": 1001}),

@@ -32,6 +32,7 @@ LAYERS = (
     {"reports"},
     {"reload"},
     {"operations"},
+    {"hand"},
     {"daemon"},
     {"demo"},
     {"cli"},
@@ -40,7 +41,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events"}, "rules": {"errors", "events"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-_CORE = {"daemon", "kernel", "network", "operations", "reload", "pipeline", "reports"}
+_CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "reports"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {

@@ -139,14 +139,13 @@ def _said(config: Config) -> tuple[Row | None, list[Row]]:
     """Acknowledgements and silences, as the sensor has kept them; None where they cannot be read."""
     import msgspec  # noqa: PLC0415
 
-    from sensor.export.silences import read  # noqa: PLC0415
+    from sensor.respond.silences import read  # noqa: PLC0415
 
     try:
-        kept = read(config.paths.state)
+        return read(config.paths.state)
     except (OSError, msgspec.MsgspecError) as why:
         say(f"what was acknowledged and silenced cannot be read: {why}")
         return None, []
-    return msgspec.to_builtins(kept.acks), msgspec.to_builtins(kept.silences)
 
 
 def silencing(record: Row, silences: list[Row]) -> str:

@@ -47,7 +47,9 @@ from sensor.events.layouts import (
 
 ENTRY_LINE_MAX = 1024
 DENIED = ("", *(reason.name.lower() for reason in sorted(ExecDenied) if reason))
+FILES_KEPT = 4096  # programs by device and inode, so that processes of one program share the pair
 # class_id of a birth or death that is not a tracked sandbox's (probes/include/common.h)
+FileId = tuple[int, int]
 WATCHED = 0xFFFFFFFF
 UNTRACKED = 0xFFFFFFFE
 
@@ -107,6 +109,7 @@ class Enricher:
         self._find_folder = self._folders.find
         self._find_invoked = self._invoked.find
         self._by_id = self.sandboxes.by_id
+        self._files: dict[FileId, FileId] = {}
         self._current = self.processes.current
         self._user_names = self.users.known
         self._flow_handlers: dict[type[Struct], Callable[[Any, int, int], Iterable[FlowActivity]]] = {
@@ -283,13 +286,16 @@ class Enricher:
         process.exec_id = r.exec_id
         process.cgroup_id = r.cgroup_id
         process.image = image
-        process.image_file = (r.device, r.inode)
+        file = (r.device, r.inode)
+        process.image_file = self._files.setdefault(file, file)
         process.command_line = line
         process.raw = raw
         process.executed_inside = True
         size = len(r.argv) + len(r.image_path) + len(r.cwd_path)
         if size > SHORT_BYTES or process.long_bytes:
             self.processes.weigh(process, size)
+        if len(self._files) > FILES_KEPT:
+            self._files.clear()
 
     def _told(self, filename: bytes, raw: Raw) -> tuple[str, Raw]:
         """ImageInvoked. The process keeps its own `raw`, so what is added goes into a copy."""

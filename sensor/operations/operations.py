@@ -20,6 +20,7 @@ from sensor.operations.audit import Journal
 from sensor.operations.parts import OVER, Parts, absent
 from sensor.operations.recent import Recent, Told, raw
 from sensor.operations.top import Top
+from sensor.respond.silences import Silence
 
 _REFUSALS = (UsageError, NotFoundError, DeniedError, ConflictError, BusyError, NeverTouchError)
 
@@ -181,7 +182,8 @@ class Operations:
         return {each: acks[each] for each in ids if each in acks}
 
     def _silences(self, _: arguments.Nothing) -> list[Any]:
-        return list(self._parts.silences.list()) if self._parts.silences is not None else []
+        found = self._parts.silences.listed() if self._parts.silences is not None else []
+        return [msgspec.to_builtins(each) for each in found]
 
     def _rates(self, _: arguments.Nothing) -> Answer:
         return self._top.answer(time.monotonic_ns())
@@ -233,21 +235,17 @@ class Operations:
             raise UsageError("what to silence: a rule, a sandbox or a class, one at least")
         if asked.from_seconds >= asked.until_seconds:
             raise UsageError("from_seconds: expected before until_seconds")
-        selectors: dict[str, Any] = {}
-        if asked.rule is not None:
-            selectors["rule"] = asked.rule
-        if asked.class_ is not None:
-            selectors["class"] = asked.class_
         if asked.sandbox is not None:
             target.sandbox = find.sandbox(self._parts.enricher.sandboxes, asked.sandbox)
-            selectors["sandbox"] = target.sandbox.id
+        now, second = time.time_ns(), 1_000_000_000
+        wanted = Silence(
+            "", asked.reason, str(caller), now + asked.from_seconds * second, now + asked.until_seconds * second,
+            asked.rule or "", str(target.sandbox.id) if target.sandbox is not None else "", asked.class_ or "",
+        )  # fmt: skip
         if asked.dry_run:
-            return would(f"silence {', '.join(f'{name} {value}' for name, value in selectors.items())}")
-        now = time.time_ns()
-        second = 1_000_000_000
-        made = self._parts.silences.add(
-            selectors, now + asked.from_seconds * second, now + asked.until_seconds * second, asked.reason, str(caller)
-        )
+            named = (("rule", wanted.rule), ("sandbox", wanted.sandbox), ("class", wanted.class_))
+            return would(f"silence {', '.join(f'{name} {value}' for name, value in named if value)}")
+        made = self._parts.silences.add(wanted)
         answer: Answer = msgspec.to_builtins(made)
         target.name = str(answer.get("id", ""))
         return answer

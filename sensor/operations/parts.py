@@ -19,6 +19,7 @@ from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.killsandbox import SandboxKiller
 from sensor.respond.nevertouch import NeverTouch
+from sensor.respond.silences import Silences
 
 OVER = frozenset({"released", "killed", "ended", "failed"})  # of a quarantine
 
@@ -67,19 +68,6 @@ class Quarantines(Protocol):
     def kill(self, id: str, *, operator: str, reason: str) -> Record: ...
     def records(self) -> Sequence[Record]: ...
     def get(self, id: str) -> Record: ...
-
-
-class Silences(Protocol):
-    """`selectors`: rule, sandbox (id), class; what all of them fit is silent. What it answers can be JSON objects."""
-
-    def add(self, selectors: Mapping[str, Any], begins_ns: int, ends_ns: int, reason: str, operator: str) -> Any: ...
-    def remove(self, id: str) -> Any:
-        """:raises NotFoundError:"""
-
-    def list(self) -> Sequence[Any]: ...
-    def acknowledge(self, detection_id: str, reason: str, operator: str) -> Any: ...
-    def acks(self) -> Mapping[str, Any]:
-        """By detection."""
 
 
 class Attributes(Protocol):

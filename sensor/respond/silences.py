@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from sensor.errors import ActError, NotFoundError, UsageError
 from sensor.events.detection import Detection
 from sensor.respond.statefile import StateFile
 
+FILE = "silences.json"
 MOST_SILENCES = 256
 MOST_ACKNOWLEDGED = 4096
 MOST_SECONDS = 366 * 24 * 3600
@@ -30,12 +32,12 @@ class Silence(Struct, frozen=True):
 
     id: str
     reason: str
-    who: str
+    operator: str
     from_ns: int
     until_ns: int
     rule: str = ""  # id or title
     sandbox: str = ""  # cgroup id or name
-    class_: str = ""  # * for every one
+    class_: str = field(name="class", default="")  # * for every one
 
     def fits(self, detection: Detection, now_ns: int) -> bool:
         activity = detection.activity
@@ -50,11 +52,13 @@ class Silence(Struct, frozen=True):
 class Acknowledgement(Struct, frozen=True):
     detection_id: str
     reason: str
-    who: str
+    operator: str
     time_ns: int
 
 
-class _Kept(Struct):
+class Kept(Struct):
+    """The file."""
+
     version: int = 1
     silences: list[Silence] = []
     acknowledged: list[Acknowledgement] = []
@@ -64,24 +68,25 @@ class Silences:
     """`told(text, **fields)` is told of a file that had to be put aside. `now` is UTC in nanoseconds."""
 
     def __init__(self, state: str, told: Callable[..., None], now: Callable[[], int] = time.time_ns) -> None:
-        self._file = StateFile(state, "silences.json")
+        self._file = StateFile(state, FILE)
         self._now = now
         kept = self._load(told)
         self._silences = {silence.id: silence for silence in kept.silences[:MOST_SILENCES]}
         self._acknowledged = {each.detection_id: each for each in kept.acknowledged[-MOST_ACKNOWLEDGED:]}
+        self._shown = _acks(self._acknowledged)
 
     def matches(self, detection: Detection) -> str:
         """Why its response is left out, in one line; "" where it is not."""
         now_ns = self._now()
         for silence in self._silences.values():
             if silence.fits(detection, now_ns):
-                return f"silence {silence.id} of {silence.who}: {silence.reason}"
+                return f"silence {silence.id} of {silence.operator}: {silence.reason}"
         return ""
 
     def acknowledged(self, detection: Detection) -> str:
         """As `matches`, of this one detection."""
         found = self._acknowledged.get(detection.id)
-        return f"acknowledged by {found.who}: {found.reason}" if found is not None else ""
+        return f"acknowledged by {found.operator}: {found.reason}" if found is not None else ""
 
     def add(self, wanted: Silence) -> Silence:
         """With an id of its own, whatever `wanted` has.
@@ -107,17 +112,21 @@ class Silences:
         self._save({key: each for key, each in self._silences.items() if key != silence_id}, self._acknowledged)
         return found
 
-    def acknowledge(self, detection_id: str, reason: str, who: str) -> Acknowledgement:
+    def acknowledge(self, detection_id: str, reason: str, operator: str) -> Acknowledgement:
         """:raises UsageError: without a reason. :raises ActError: it cannot be kept."""
-        for text in (detection_id, reason, who):
+        for text in (detection_id, reason, operator):
             _refuse_text(text)
-        made = Acknowledgement(detection_id, reason, who, self._now())
+        made = Acknowledgement(detection_id, reason, operator, self._now())
         acknowledged = {key: each for key, each in self._acknowledged.items() if key != detection_id}
         acknowledged[detection_id] = made
         while len(acknowledged) > MOST_ACKNOWLEDGED:
             del acknowledged[next(iter(acknowledged))]
         self._save(self._silences, acknowledged)
         return made
+
+    def acks(self) -> Mapping[str, Any]:
+        """What was acknowledged, by detection, as JSON objects."""
+        return self._shown
 
     def listed(self) -> list[Silence]:
         """Those that are in force or will be, by when they end."""
@@ -134,17 +143,18 @@ class Silences:
 
     def _save(self, silences: dict[str, Silence], acknowledged: dict[str, Acknowledgement]) -> None:
         """In force only once it is written: a restart must not bring back what somebody took back."""
-        kept = _Kept(1, list(silences.values()), list(acknowledged.values()))
+        kept = Kept(1, list(silences.values()), list(acknowledged.values()))
         try:
             self._file.write(msgspec.json.encode(kept))
         except OSError as error:
             raise ActError(f"{self._file.path}: cannot be written: {error.strerror}") from error
         self._silences, self._acknowledged = silences, acknowledged
+        self._shown = _acks(acknowledged)
 
-    def _load(self, told: Callable[..., None]) -> _Kept:
+    def _load(self, told: Callable[..., None]) -> Kept:
         try:
             content = self._file.read()
-            kept = msgspec.json.decode(content, type=_Kept) if content is not None else _Kept()
+            kept = msgspec.json.decode(content, type=Kept) if content is not None else Kept()
             if kept.version != 1:
                 raise ValueError(f"its version is {kept.version}")
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
@@ -154,12 +164,29 @@ class Silences:
             except OSError:
                 where = self._file.path
             told(f"silences cannot be read, none is in force: {reason}; see {where!a}", reason=reason, file=where)
-            return _Kept()
+            return Kept()
         return kept
 
 
+def read(state: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Acknowledgements by detection, and silences, as JSON objects: for whoever only looks, with the sensor dead.
+
+    :raises OSError:
+    :raises msgspec.MsgspecError: it is damaged.
+    """
+    content = StateFile(state, FILE).read()
+    kept = msgspec.json.decode(content, type=Kept) if content is not None else Kept()
+    silences: list[dict[str, Any]] = msgspec.to_builtins(kept.silences)
+    return _acks({each.detection_id: each for each in kept.acknowledged}), silences
+
+
+def _acks(acknowledged: Mapping[str, Acknowledgement]) -> dict[str, Any]:
+    """Some milliseconds for thousands, but once for each that somebody types."""
+    return {key: msgspec.to_builtins(each) for key, each in acknowledged.items()}
+
+
 def _refuse(wanted: Silence, now_ns: int) -> None:
-    for text in (wanted.reason, wanted.who):
+    for text in (wanted.reason, wanted.operator):
         _refuse_text(text)
     if not (wanted.rule or wanted.sandbox or wanted.class_):
         raise UsageError("a silence needs a rule, a sandbox or a class (* for every class)")

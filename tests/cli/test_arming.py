@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,12 @@ def test_a_link_in_the_place_of_the_audit_is_not_followed(here: Path, capsys: py
 def test_who_may_neither_write_nor_ask_is_denied(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object, **__: object) -> int:
-        raise PermissionError(13, "Permission denied")
+    ours = os.open
+
+    def refuse(path: str, flags: int, *rest: int, **named: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied")
+        return ours(path, flags, *rest, **named)
 
     monkeypatch.setattr("os.open", refuse)
     assert main(["disarm", *WHY]) == 4

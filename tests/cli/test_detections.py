@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import select
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.cells import cell_len
 from sensor.cli import main
 from sensor.config import Config, Paths
 from sensor.export import EventLog, lines
-from sensor.export.silences import FILE, Silences
+from sensor.respond.silences import FILE, Silence, Silences
 from tests.cli.fake_api import FakeApi, serving
 from tests.cli.test_app import COMMAND, REPOSITORY
 from tests.export import samples
@@ -165,9 +166,10 @@ def test_without_the_sensor_what_was_said_is_read_from_where_it_keeps_it(
     for position in (1, 2, 3):
         log.add_detection(detection(position, position, rule_id=f"r{position}"))
     log.close()
-    said = Silences(str(tmp_path / "state"))
+    said = Silences(str(tmp_path / "state"), lambda *_, **__: None)
     said.acknowledge(f"1f-1/{RULE}", "seen", "uid 0")
-    said.add({"rule": "r2", "sandbox": 4242, "class": "default"}, 0, 1 << 62, "night", "uid 0")
+    hour = time.time_ns() + 3600 * 10**9
+    said.add(Silence("", "night", "uid 0", 0, hour, rule="r2", sandbox="4242", class_="default"))
     assert run(config, "list", "-o", "compact", "--check") == 10
     assert [row.split("\t")[-2] for row in capsys.readouterr().out.splitlines()] == ["acked", "silenced", "new"]
     (tmp_path / "state" / FILE).write_bytes(b"{")

@@ -164,6 +164,18 @@ def test_nobody_has_attributes_who_is_not_there(scene: Scene) -> None:
             registry.set_attributes(sandbox_id, {})
 
 
+def test_attributes_of_what_ended_unseen_are_dropped_by_the_first_scan(scene: Scene) -> None:
+    (scene.folder / "cg/boxes/a").mkdir(parents=True)
+    alive = (scene.folder / "cg/boxes/a").stat().st_ino
+    registry = scene.registry(EVALUATION)
+    for sandbox_id, path in ((alive, "/boxes/a"), (8, "/boxes/b")):
+        registry.born(sandbox_id, path, 5)
+        registry.set_attributes(sandbox_id, {"purpose": "evaluation"})
+    again = scene.registry(EVALUATION)
+    assert [one.class_ for one in again.scan()] == ["gpu"]
+    assert [file.name for file in (scene.folder / "state/attributes").iterdir()] == [f"01234567-{alive}.json"]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 1}', b"{" * 1000, b"\xff", b'{"a": "\\u001b"}'])
 def test_damaged_attributes_are_none(tmp_path: Path, content: bytes) -> None:
     store = AttributeStore(str(tmp_path), "0123456789")

@@ -157,6 +157,19 @@ def test_executed_inside(enricher: Enricher) -> None:
     assert process(enricher, 501).executed_inside
 
 
+def test_the_file_of_a_program_is_known_by_device_and_inode_and_shared_by_forks(enricher: Enricher) -> None:
+    assert enricher.processes.moved(records.move(499, START, previous=0, destination=BOX)).image_file == (0, 0), (
+        "nothing told what it runs"
+    )
+    spawn(enricher, 500, START, (1, 1), "job")
+    one = process(enricher, 500)
+    assert one.image_file == (0x800001, 42)
+    enricher.apply(records.fork(501, START + 1, (500, START)), 1, 1)
+    assert process(enricher, 501).image_file is one.image_file
+    spawn(enricher, 502, START + 2, (1, 1), "job")
+    assert process(enricher, 502).image_file is one.image_file, "kept once for all that run it"
+
+
 def test_a_replayed_fork_changes_nothing(enricher: Enricher) -> None:
     spawn(enricher, 500, START, (1, 1), "job")
     enricher.apply(records.fork(500, START, (1, 1)), 1, 1)

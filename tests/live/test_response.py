@@ -13,8 +13,15 @@ import pytest
 
 from tests.live.running import CONFIG, Running, Sandbox
 
-ALL = CONFIG.replace("sandboxes:\n", 'sandboxes:\n  - {{path: "{instance}/whole-*", class: whole}}\n').replace(
-    "classes:\n", "classes:\n  whole: {{mode: enforce, responses: {{high: kill-sandbox}}}}\n"
+ALL = CONFIG.replace(
+    "sandboxes:\n",
+    'sandboxes:\n  - {{path: "{instance}/whole-*", class: whole}}\n  - {{path: "{instance}/slow-*", class: slow}}\n',
+).replace(
+    "classes:\n",
+    "classes:\n  whole: {{mode: enforce, responses: {{high: kill-sandbox}}}}\n"
+    "  slow: {{mode: enforce, responses: {{grace_seconds: 1, rules: [{{rule: RULE, action: kill}}]}}}}\n".replace(
+        "RULE", "7c1c9d0e-2f6b-4a55-9d5e-0c8f5f1d2a3b"
+    ),
 )
 OWN = "rules: {{paths: ['{home}/rules']}}\n"
 SLEEP = ("/usr/bin/python3", "-I", "-S", "-c", "import time; time.sleep(60)", "x-7-x")  # what the rule matches
@@ -71,6 +78,25 @@ def test_kill_sandbox(sensor: Running) -> None:
         assert bystander.wait(timeout=20) == -signal.SIGKILL
         (done,) = sensor.wait(sandbox, kind="response", outcome="done")
         assert done["action"] == "kill-sandbox"
+
+
+def test_a_rule_s_response_is_announced_and_a_double_fork_does_not_escape_it(sensor: Running) -> None:
+    """By then the detected process has ended, and what it left behind is init's child in a session of its own."""
+    code = "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\ntime.sleep(60)"
+    with sensor.sandbox(f"slow-{secrets.token_hex(4)}") as sandbox:
+        bystander = sandbox.start("/usr/bin/sleep", "60")
+        process = sandbox.start("/usr/bin/python3", "-I", "-S", "-c", code, "x-7-x")
+        assert process.wait(timeout=20) == 0
+        (announced,) = sensor.wait(sandbox, kind="response", outcome="announced")
+        assert "in 1 s" in announced["reason"]
+        (done,) = sensor.wait(sandbox, kind="response", outcome="done")
+        assert len(done["targets"]) == 1 and process.pid not in done["targets"]
+        procs = sandbox.path / "cgroup.procs"
+        sensor.until(lambda: procs.read_text().split() == [str(bystander.pid)], "only the bystander is left")
+        outcomes = [outcome for _, _, outcome in responses(sensor, sandbox)]
+        assert outcomes == ["announced", "intent", "done"]
+        bystander.kill()
+        bystander.wait()
 
 
 def test_disarmed_it_only_says_what_it_would_do(sensor: Running) -> None:

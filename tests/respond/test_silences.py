@@ -38,7 +38,7 @@ def silence(**changed: Any) -> Silence:
     given: dict[str, Any] = {
         "id": "",
         "reason": "why",
-        "who": "uid 0",
+        "operator": "uid 0",
         "from_ns": 0,
         "until_ns": NOW + 60 * SECOND_NS,
         "class_": "*",
@@ -103,7 +103,7 @@ def test_what_is_taken_back_is_in_force_no_more(kept: Kept) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"reason": " "}, {"reason": "a\nb"}, {"reason": "x" * 501}, {"who": ""}, {"class_": ""}, {"until_ns": NOW},
+        {"reason": " "}, {"reason": "a\nb"}, {"reason": "x" * 501}, {"operator": ""}, {"class_": ""}, {"until_ns": NOW},
         {"until_ns": NOW + (MOST_SECONDS + 1) * SECOND_NS}, {"rule": "\x1b[2J"}, {"sandbox": "x" * 501},
         {"from_ns": NOW + 60 * SECOND_NS},
     ],

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import msgspec
 
@@ -79,6 +79,11 @@ class AttributeStore:
         if sandbox_id in self._known:
             self._known.discard(sandbox_id)
             self._unlink(os.path.basename(self._path(sandbox_id)))
+
+    def prune(self, alive: Container[int]) -> None:
+        """Of sandboxes that ended while nobody looked."""
+        for sandbox_id in [each for each in self._known if each not in alive]:
+            self.drop(sandbox_id)
 
     def _path(self, sandbox_id: int) -> str:
         return os.path.join(self._folder, f"{self._boot}-{sandbox_id}.json")

@@ -105,6 +105,8 @@ class Registry:
                     sandbox = self._add(cgroup_id, path, 0)
                     if sandbox is not None:
                         found.append(sandbox)
+        if self._store is not None:
+            self._store.prune(self.by_id)
         return found
 
     def born(self, cgroup_id: int, path: str, time_ns: int) -> Sandbox | None:

@@ -76,7 +76,9 @@ def _checked(means: Means, case: Case, directory: CgroupDirectory | None, now_ns
 def _sockets(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: int) -> None:
     record = case.record
     step = record.step("sockets")
-    if step.state == "waiting":
+    if step.state == "waiting" and not record.order.cut:
+        means.end_step(record, step, "skipped", denying.NOT_ASKED)
+    elif step.state == "waiting":
         begin(step)
         folder = means.host.cgroup_mount.rstrip("/") + record.order.path
         away = _away(means, record, directory)

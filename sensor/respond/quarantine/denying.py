@@ -12,10 +12,13 @@ from sensor.respond.quarantine.record import DENIED, Order, Record, denial
 _NOTHING_PINNED = "nothing is pinned: the sensor was not started, or its pins are gone"
 
 
+NOT_ASKED = "not asked for"
+
+
 def wanted(order: Order, members: list[int], *, all_known: bool) -> tuple[Deny, str]:
     """Loopback is allowed only where it leads nowhere but to the sandbox itself."""
     deny = denial(order)
-    if not order.loopback:
+    if not order.cut or not order.loopback:
         return deny, ""
     if not all_known or any(_in_our_network(tgid) for tgid in members):
         return deny | Deny.LOOPBACK, "loopback denied too: it shares a network namespace with the host"
@@ -34,6 +37,11 @@ def _in_our_network(tgid: int) -> bool:
 def put(means: Means, record: Record, deny: Deny, detail: str = "") -> bool:
     """One write for three steps. Not taken by the kernel is no reason to leave the rest undone."""
     state, why = "done", detail
+    if not record.order.cut:
+        for name in DENIED:
+            if not record.step(name).over:
+                means.end_step(record, record.step(name), "skipped", NOT_ASKED)
+        return True
     try:
         if means.denials is None:
             state, why = "failed", _NOTHING_PINNED

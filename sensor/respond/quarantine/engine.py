@@ -23,6 +23,7 @@ from sensor.respond.quarantine import beginning, denying, ending, recovery, stil
 from sensor.respond.quarantine.ledger import Ledger
 from sensor.respond.quarantine.means import SECOND_NS, Case, Collecting, Denying, Means
 from sensor.respond.quarantine.record import (
+    DENIED,
     OVER,
     STATES,
     Order,
@@ -126,6 +127,8 @@ class Quarantines:
         if (there := self.of(order.sandbox_id)) is not None:
             if there.state in {"releasing", "killing"}:
                 raise ActError(f"{order.path!a} is {there.state}, as {there.id}: ask again when that is over")
+            if order.cut and not there.order.cut:
+                self._cut(there, order)
             return there
         if self._disarmed():
             raise ActError("enforcement is off: `pinfold arm` first")
@@ -142,6 +145,17 @@ class Quarantines:
         means.ledger.save(record)
         means.say(record, f"begun by {order.operator!a}: {order.reason!a}", outcome="beginning")
         return record
+
+    def _cut(self, record: Record, order: Order) -> None:
+        """One that was only frozen: what its cut and its evidence need is done now."""
+        record.order = replace(record.order, cut=True, loopback=order.loopback, evidence=order.evidence)
+        for name in (*DENIED, "evidence"):
+            step = record.step(name)
+            step.state, step.detail = "waiting", ""
+        denying.put(self._means, record, *denying.wanted(record.order, [], all_known=False))
+        watching.restart_sockets(self._cases[record.order.sandbox_id])
+        self._means.ledger.save(record)
+        self._means.say(record, f"cut off too, by {order.operator!a}: {order.reason!a}", outcome="beginning")
 
     def _judge(self, case: Case, directory: CgroupDirectory | None) -> tuple[Deny, str]:
         """The first of its processes at once; `tick` looks at the others before anything else is done."""

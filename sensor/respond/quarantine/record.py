@@ -37,6 +37,7 @@ class Order(Struct, frozen=True):
     operator: str  # "uid 0, pid 12, /usr/bin/pinfold", or "policy: class agents, detection 1f-a0/<rule>"
     ttl_seconds: int = 0  # 0: none
     on_expiry: Literal["release", "kill", "hold"] = "hold"
+    cut: bool = True  # False: only frozen, so that its connections live on after a release
     freeze: bool = True
     loopback: bool = False  # allowed, inside a network namespace that is not the host's
     evidence: bool = True
@@ -115,6 +116,8 @@ def new_record(order: Order, boot: str, born_ns: int, now_ns: int) -> Record:
 
 
 def denial(order: Order) -> Deny:
+    if not order.cut:
+        return Deny(0)
     deny = Deny.NETWORK | Deny.DEVICES | Deny.EXEC
     return deny if order.loopback else deny | Deny.LOOPBACK
 

@@ -61,7 +61,7 @@ def _taken_up(means: Means, case: Case) -> str:
                 step.state = "waiting"
     if record.state not in {"beginning", "held"}:
         return f"goes on: {record.state}"
-    if record.state == "beginning" and not record.deny:  # cannot be; but nothing must never be put
+    if record.state == "beginning" and record.order.cut and not record.deny:  # cannot be; but nothing must never be put
         record.deny = int(denying.wanted(record.order, [], all_known=False)[0])
     with means.opened(record) as directory:
         gone = directory is None and not still.strays(means, record, set())

@@ -1,0 +1,187 @@
+"""The operator's hand: quarantines, silences and what is asked through the control socket, joined with the stages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from sensor.config import Config
+from sensor.enrich.enricher import Enricher
+from sensor.enrich.sandboxes.registry import Sandbox
+from sensor.errors import ActError
+from sensor.events.detection import Detection
+from sensor.export.log import EventLog
+from sensor.export.reader import backwards
+from sensor.kernel import Kernel
+from sensor.metrics import Metrics
+from sensor.network import Network
+from sensor.operations.operations import Operations
+from sensor.operations.parts import Asked, Parts
+from sensor.pipeline import Pipeline
+from sensor.reports import Reports
+from sensor.respond import questions
+from sensor.respond.disarm import Arming
+from sensor.respond.evidence.collector import Collector
+from sensor.respond.explain import explain
+from sensor.respond.quarantine.engine import Quarantines
+from sensor.respond.quarantine.record import Order, Record
+from sensor.respond.questions import Question
+from sensor.respond.responder import Responder
+from sensor.respond.silences import Silences
+from sensor.respond.table import Host
+
+FACTS_LINES = 20_000  # of the log's end that are looked at: some 10 ms, once a quarantine
+FACTS_EVENTS = 500
+FACTS_DETECTIONS = 200
+EVIDENCE = "evidence"  # below paths.state
+_ASK: dict[str, Callable[[str], Question]] = {
+    "connect": questions.connect,
+    "device": questions.device,
+    "exec": questions.executable,
+}
+
+
+class Hand:
+    """`config()` is what is in force, `reload()` asks for another; `file` is where it is from. `say` tells the operator
+    and the log."""
+
+    def __init__(  # noqa: PLR0917 - what it joins
+        self,
+        config: Callable[[], Config],
+        file: str | None,
+        kernel: Kernel,
+        enricher: Enricher,
+        pipeline: Pipeline,
+        network: Network,
+        responder: Responder,
+        reports: Reports,
+        log: EventLog,
+        metrics: Metrics,
+        arming: Arming,
+        host: Host,
+        say: Callable[..., None],
+        reload: Callable[[], None],
+    ) -> None:
+        self._config, self._file, self._kernel, self._log, self._say = config, file, kernel, log, say
+        self._enricher, self._network = enricher, network
+        settings, state = config().quarantine, config().paths.state
+        self.quarantines = Quarantines(
+            host, kernel.denials, settings, metrics, log.add_notice,
+            collector=Collector(
+                os.path.join(state, EVIDENCE), kernel.mount, settings.evidence_total_bytes,
+                settings.evidence_file_bytes, settings.evidence_seconds,
+            ),
+            facts=self._facts, born_ns=self._born_ns, disarmed=arming.disarmed,
+        )  # fmt: skip
+        self.silences = Silences(state, say)
+        responder.quarantine, responder.silences = self._hold, self.silences
+        self.operations = Operations(
+            Parts(
+                config=config, mount=kernel.mount, enricher=enricher, pipeline=pipeline, reports=reports, log=log,
+                metrics=metrics, arming=arming, arm=kernel.arm, reload=reload, killer=responder.sandboxes,
+                guard=responder.guard, order=_ordered, quarantines=self.quarantines,
+                ledger_damage=lambda: "; ".join(self.quarantines.damaged), silences=self.silences, attributes=self,
+                explain=self._explain, flow=kernel.tables.flow,
+            )
+        )  # fmt: skip
+
+    @property
+    def busy(self) -> bool:
+        return self.quarantines.busy
+
+    def begin(self) -> None:
+        """After what is there was looked at: what the ledger says is so again, and what was begun is finished."""
+        for line in self.quarantines.recover():
+            self._say(line)
+
+    def tick(self, now_ns: int) -> None:
+        self.quarantines.tick(now_ns)
+
+    def each_second(self, now_ns: int) -> None:
+        self.quarantines.tick(now_ns)
+        self.operations.each_second(now_ns)
+
+    def reloaded(self, config: Config) -> None:
+        self.quarantines.reload(config.quarantine)
+
+    def close(self) -> None:
+        self.quarantines.close()
+
+    # What a detection asks for.
+
+    def _hold(self, detection: Detection, freeze_only: bool) -> str:
+        """Id of the quarantine."""
+        activity = detection.activity
+        sandbox = self._enricher.sandboxes.by_id.get(activity.SandboxId)
+        if sandbox is None or sandbox.ended_ns:
+            raise ActError("the sandbox has ended")
+        order = Order(
+            sandbox.id, "/" + sandbox.path.strip("/"), sandbox.name, f"{detection.level}: {detection.rule_title}"[:500],
+            f"policy: class {activity.SandboxClass}, detection {detection.id}", cut=not freeze_only,
+            evidence=not freeze_only, detection_id=detection.id, since_ns=activity.monotonic_ns,
+        )  # fmt: skip
+        return self.quarantines.add(order).id
+
+    def _born_ns(self, sandbox_id: int) -> int:
+        sandbox = self._enricher.sandboxes.by_id.get(sandbox_id)
+        if sandbox is None or not sandbox.born_ns:
+            return 0
+        return sandbox.born_ns + time.time_ns() - time.monotonic_ns()
+
+    def _facts(self, record: Record) -> bytes:
+        """What the sensor knows of a sandbox, for its evidence: the order, and its last events and detections."""
+        self._log.flush()
+        mark = b'"SandboxId":%d,' % record.order.sandbox_id
+        events: list[msgspec.Raw] = []
+        detections: list[msgspec.Raw] = []
+        try:
+            for line in islice(backwards(self._log.path), FACTS_LINES):
+                if mark not in line:
+                    continue
+                if b'"kind":"detection"' in line[:64]:
+                    if len(detections) < FACTS_DETECTIONS:
+                        detections.append(msgspec.Raw(line))
+                elif len(events) < FACTS_EVENTS:
+                    events.append(msgspec.Raw(line))
+        except OSError:
+            pass  # the log cannot be read: what the kernel shows is collected all the same
+        sandbox = self._enricher.sandboxes.by_id.get(record.order.sandbox_id)
+        known = (
+            {} if sandbox is None else {"class": sandbox.class_, "runtime": sandbox.runtime, "labels": sandbox.labels}
+        )
+        return msgspec.json.encode(
+            {"order": record.order, "sandbox": known, "detections": detections[::-1], "events": events[::-1]}
+        )
+
+    # What operations ask for.
+
+    def _explain(self, sandbox: Sandbox, question: Mapping[str, str]) -> Mapping[str, Any]:
+        ((kind, text),) = question.items()
+        answer = explain(self._config(), sandbox.class_, _ASK[kind](text), file=self._file)
+        return {
+            "class": sandbox.class_,
+            "verdict": answer.verdict,
+            "why": answer.why,
+            "where": answer.place(self._file or "the configuration"),
+            "notes": answer.notes,
+        }
+
+    def get(self, sandbox_id: int) -> Mapping[str, str]:
+        """Registered attributes."""
+        sandbox = self._enricher.sandboxes.by_id.get(sandbox_id)
+        return sandbox.attributes if sandbox is not None else {}
+
+    def put(self, sandbox: Sandbox, attributes: Mapping[str, str]) -> None:
+        try:
+            self._enricher.sandboxes.set_attributes(sandbox.id, attributes)
+        except OSError as error:
+            raise ActError(f"the attributes cannot be kept: {error.strerror}") from error
+
+
+def _ordered(asked: Asked) -> Order:
+    return Order(**{name: getattr(asked, name) for name in asked.__struct_fields__})

@@ -16,6 +16,7 @@ from sensor.control.listeners import CONTROL_SOCKET
 from sensor.errors import ClientError, DeniedError, NotFoundError, PinfoldError, UnreachableError, UsageError
 
 TIMEOUT_S = 5.0
+STREAM_S = 60.0  # without even an empty line: these come every few seconds
 MOST_BODY = 64 * 1024 * 1024
 MOST_LINE = 4 * 1024 * 1024  # of a stream
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -57,6 +58,81 @@ class Client:
     def rules(self) -> Any:
         return self.get("/v1/rules")
 
+    def sandbox(self, ref: str | int) -> Any:
+        """`ref` of these: a sandbox's name, its cgroup id, or its cgroup path."""
+        return self.get(f"/v1/sandboxes/{segment(str(ref))}")
+
+    def tree(self, ref: str | int) -> Any:
+        return self.get(f"/v1/sandboxes/{segment(str(ref))}/tree")
+
+    def kill(self, ref: str | int, reason: str, dry_run: bool = False) -> Any:
+        return self.post(f"/v1/sandboxes/{segment(str(ref))}/kill", _body(reason, dry_run))
+
+    def set_attributes(self, ref: str | int, reason: str, attributes: Mapping[str, str]) -> Any:
+        return self.post(f"/v1/sandboxes/{segment(str(ref))}/attributes", {"reason": reason, "attributes": attributes})
+
+    def quarantines(self, ended: bool = False) -> Any:
+        return self.get("/v1/quarantines", **({"all": 1} if ended else {}))
+
+    def quarantine(self, quarantine_id: str) -> Any:
+        return self.get(f"/v1/quarantines/{segment(quarantine_id)}")
+
+    def add_quarantine(self, ref: str | int, reason: str, **options: Any) -> Any:
+        """:param options: ttl_seconds, on_expiry, freeze, loopback, evidence, detection_id, dry_run."""
+        return self.post("/v1/quarantines", {"sandbox": str(ref), "reason": reason, **options})
+
+    def release(self, quarantine_id: str, reason: str, dry_run: bool = False) -> Any:
+        return self.post(f"/v1/quarantines/{segment(quarantine_id)}/release", _body(reason, dry_run))
+
+    def kill_quarantine(self, quarantine_id: str, reason: str, dry_run: bool = False) -> Any:
+        return self.post(f"/v1/quarantines/{segment(quarantine_id)}/kill", _body(reason, dry_run))
+
+    def policy(self) -> Any:
+        return self.get("/v1/policy")
+
+    def explain(self, ref: str | int, **question: str) -> Any:
+        """:param question: one of connect, device, exec."""
+        return self.post("/v1/policy/explain", {"sandbox": str(ref), **question})
+
+    def reload(self, reason: str) -> Any:
+        return self.post("/v1/policy/reload", _body(reason))
+
+    def disarm(self, reason: str) -> Any:
+        return self.post("/v1/disarm", _body(reason))
+
+    def arm(self, reason: str) -> Any:
+        return self.post("/v1/arm", _body(reason))
+
+    def detections(self, **wanted: str | int) -> Any:
+        """:param wanted: sandbox, level (and above), rule, limit."""
+        return self.get("/v1/detections", **wanted)
+
+    def detection(self, detection_id: str) -> Any:
+        return self.get(f"/v1/detections/{segment(detection_id)}")
+
+    def acknowledge(self, detection_id: str, reason: str) -> Any:
+        return self.post(f"/v1/detections/{segment(detection_id)}/ack", _body(reason))
+
+    def silences(self) -> Any:
+        return self.get("/v1/silences")
+
+    def silence(self, reason: str, until_seconds: int, **selectors: str) -> Any:
+        """:param selectors: rule, sandbox, class; at least one."""
+        return self.post("/v1/silences", {"reason": reason, "until_seconds": until_seconds, **selectors})
+
+    def unsilence(self, silence_id: str, reason: str) -> Any:
+        return self.delete(f"/v1/silences/{segment(silence_id)}", reason=reason)
+
+    def top(self) -> Any:
+        return self.get("/v1/top")
+
+    def events(self, **wanted: str) -> Iterator[Any]:
+        """:param wanted: sandbox, level, rule, category. The records of the log as they are written."""
+        return self.stream("/v1/events/stream", **wanted)
+
+    def detections_stream(self, **wanted: str) -> Iterator[Any]:
+        return self.stream("/v1/detections/stream", **wanted)
+
     def metrics(self) -> str:
         return self._ask("GET", "/metrics", None).decode("utf-8")
 
@@ -72,7 +148,7 @@ class Client:
 
     def stream(self, path: str, **query: str | int) -> Iterator[Any]:
         """The records of a stream as they come, until the daemon ends it."""
-        with self._answer("GET", path + _query(query), None, None) as response:
+        with self._answer("GET", path + _query(query), None, STREAM_S) as response:
             if response.status != 200:
                 self._refuse(path, response.status, response.read(MOST_BODY))
             while line := response.readline(MOST_LINE):
@@ -130,6 +206,10 @@ class Client:
         if kind is not None:
             raise kind(_why(body))
         raise ClientError(f"{self._path}: {path}: {status}: {_why(body)}")
+
+
+def _body(reason: str, dry_run: bool = False) -> dict[str, Any]:
+    return {"reason": reason} | ({"dry_run": True} if dry_run else {})
 
 
 def segment(text: str) -> str:

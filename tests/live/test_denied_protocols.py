@@ -298,7 +298,9 @@ for end in ends:
 
 def pinfold(sensor: Running, command: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "sensor.cli", command, "--config", str(sensor.file)], check=True, capture_output=True
+        [sys.executable, "-m", "sensor.cli", command, "--reason", "a test", "--config", str(sensor.file)],
+        check=True,
+        capture_output=True,
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from sensor.cli import main
 from sensor.config import load
+from sensor.errors import UsageError
 from sensor.export.log import EventLog
 from tests.cli.fake_daemon import Api
 from tests.export import samples
@@ -165,10 +167,16 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
         log.add_activity(samples.process_creation(position=100 + position, SandboxName="agent-2", SandboxId=12))
     log.flush()
     log.close()
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: f"seen: {len(list(lines))}\nof: '\x1b[2J'\n")
+
+    def suggest(lines: Iterable[bytes], sandbox: str, class_name: str) -> str:
+        if not (seen := len(list(lines))):
+            raise UsageError("the log has nothing of it")
+        return f"{class_name}: {seen}\nof: '\x1b[2J'\n"
+
+    stand_in(monkeypatch, "suggest", suggest=suggest)
     for word in ("agent-1", "11"):
         assert main(["policy", "suggest", "--sandbox", word]) == 0
-        assert capsys.readouterr().out == "seen: 3\nof: '\\x1b[2J'\n"
+        assert capsys.readouterr().out == "suggested: 3\nof: '\\x1b[2J'\n"
     assert main(["policy", "suggest", "--sandbox", "agent1"]) == 3
     assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-1, agent-2\n")
 
@@ -176,6 +184,6 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
 def test_nothing_to_suggest_from_is_1(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: str(list(lines)))
+    stand_in(monkeypatch, "suggest", suggest=lambda lines, _sandbox, _class: str(list(lines)))
     assert main(["policy", "suggest", "--sandbox", "agent-1"]) == 1
     assert "no log at" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from sensor.cli.escape import escape
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-MOST_REASON = 1000  # characters; it is stored in the ledger and in every line of the audit
+MOST_REASON = 512  # characters, as the daemon has it
 DRY_RUN = "dry run"  # the reason of one that has none
 
 _reason = click.option("--reason", metavar="TEXT", help="Why, for the audit. Asked for on a terminal.")
@@ -42,8 +42,8 @@ def reason_of(given: str | None, dry_run: bool) -> str:
     given = (given or "").strip()
     if not given:
         raise click.UsageError("a reason is needed, for the audit: --reason TEXT")
-    if len(given) > MOST_REASON:
-        raise click.UsageError(f"the reason is too long: {len(given)} characters, at most {MOST_REASON}")
+    if len(given) > MOST_REASON or not given.isprintable():
+        raise click.UsageError(f"the reason must be one line of at most {MOST_REASON} printable characters")
     return given
 
 

@@ -27,7 +27,7 @@ HOST, USAGE, INTERRUPTED = 1, 2, 130
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done; 1 this host or the sensor cannot do it; 2 wrong usage or configuration; "
-    "130 interrupted.",
+    "3 not found; 4 permission denied; 5 the sensor does not answer; 10 findings present; 130 interrupted.",
 )
 @click.version_option(package_name="pinfold", message="%(prog)s %(version)s")
 def cli() -> None:

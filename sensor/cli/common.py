@@ -61,7 +61,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], folds: Collect
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         stays = folds is not None and heading not in folds
         grid.add_column(Text(escape(heading)), overflow="fold", no_wrap=stays)

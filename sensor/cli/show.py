@@ -40,9 +40,12 @@ def emit(output: str, rows: Sequence[Row], columns: Sequence[Column], none: str)
         for row in rows:
             click.echo("\t".join(escape(each.text(row)) for each in columns))
     elif rows:
-        headings = [each.heading for each in columns]
-        folds = {each.heading for each in columns if each.folds}
-        table(headings, ([each.text(row) for each in columns] for row in rows), folds)
+        cells = [[each.text(row) for row in rows] for each in columns]
+        # A column that says nothing of any row only takes room from the others.
+        telling = [index for index, texts in enumerate(cells) if index == 0 or any(texts)]
+        headings = [columns[index].heading for index in telling]
+        folds = {columns[index].heading for index in telling if columns[index].folds}
+        table(headings, zip(*(cells[index] for index in telling), strict=True), folds)
     if not rows:
         click.echo(none, err=True)
 
@@ -65,13 +68,26 @@ def facts(output: str, value: Any, pairs: Iterable[tuple[str, str]]) -> None:
         Console(highlight=False).print(grid)
 
 
+def pairs(known: Row, output: str) -> list[tuple[str, str]]:
+    """What `facts` shows of an answer: in a table each of several texts in a line of its own."""
+    found: list[tuple[str, str]] = []
+    for name, value in known.items():
+        title = name.removesuffix("_ns").replace("_", " ").capitalize()
+        if isinstance(value, list | tuple):
+            texts = [cell(one) for one in value] if output == "table" else ["; ".join(map(cell, value))]
+            found += zip((title, *[""] * len(texts)), texts, strict=False)
+        else:
+            found.append((title, when(value) if name.endswith("_ns") else cell(value)))
+    return [(title, text) for title, text in found if text]
+
+
 def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {cell(one)}" for name, one in value.items())
+        return ", ".join(f"{name}={cell(one)}" for name, one in value.items())
     return ", ".join(map(cell, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -243,11 +243,12 @@ def delete(descriptor: int, key: bytes) -> bool:
     return deleted
 
 
-def lookup_array(descriptor: int, value: int, entries: int) -> bytes:
-    """Every value of an array, one behind the other, by one system call (BPF_MAP_LOOKUP_BATCH, 5.6)."""
+def lookup_array(descriptor: int, value: int, entries: int, first: int = 0) -> bytes:
+    """`entries` values of an array, one behind the other, by one system call (BPF_MAP_LOOKUP_BATCH, 5.6)."""
     keys, values = ctypes.create_string_buffer(4 * entries), ctypes.create_string_buffer(value * entries)
-    count, after = ctypes.c_uint32(entries), ctypes.c_uint32()
-    result = _lib.bpf_map_lookup_batch(descriptor, None, ctypes.byref(after), keys, values, ctypes.byref(count), None)
+    count, after, before = ctypes.c_uint32(entries), ctypes.c_uint32(), ctypes.c_uint32(first - 1)
+    start = ctypes.byref(before) if first else None
+    result = _lib.bpf_map_lookup_batch(descriptor, start, ctypes.byref(after), keys, values, ctypes.byref(count), None)
     if count.value != entries:
         _check(result, "reading a map")
     return values.raw[: value * count.value]

@@ -19,7 +19,6 @@ from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
 from sensor.config import Config, complete, load, refuse_fixed, rule_paths
-from sensor.control.link import CoreLink, Desk
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
@@ -31,7 +30,7 @@ from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
-from sensor.operations.operations import Operations
+from sensor.operations.front import Front
 from sensor.operations.parts import Parts
 from sensor.pipeline import Pipeline
 from sensor.reports import Reports
@@ -67,7 +66,6 @@ class Daemon:
         self._reloading: tuple[Config, Loading] | None = None
         self._next_tick = 0
         self._next_pulse = 0
-        self._next_refusal = 0
 
     # Starting.
 
@@ -85,7 +83,8 @@ class Daemon:
         listeners = listen_when_free(config)
         self._kernel = Kernel(config, mount)
         # Not before: its imports would take the compilers' time. Whoever asks already waits at the listener.
-        self._link = self._spawn_api(listeners)
+        front = Front(config, self._metrics, say)
+        self._link = front.spawn(listeners)
         self._arming = Arming(config.paths.state)
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
@@ -101,7 +100,7 @@ class Daemon:
         )
         self._enricher, self._log, self._responder = enricher, log, responder
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
-        self._operations = Operations(self._parts())
+        self._operations = front.open(self._parts())
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
@@ -127,23 +126,6 @@ class Daemon:
         """The pipeline journals, since its order of lines is what makes a crash harmless; it is made later."""
         self._pipeline.journal(response)
 
-    def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
-        providers = {
-            "metrics": self._metrics.snapshot,
-            "status": lambda: self._operations.status(),  # noqa: PLW0108 - made after the api is started
-            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108
-            "rules": lambda: self._reports.rules(),  # noqa: PLW0108
-        }
-        desk = Desk(
-            self._config.control,
-            lambda name, body, caller: self._operations.answer(name, body, caller),  # noqa: PLW0108
-            os.path.join(self._config.paths.log, self._config.log.file),
-            lambda path: self._enricher.sandboxes.outermost(path) is not None,
-        )
-        return CoreLink.spawn(
-            listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say, desk=desk
-        )
-
     def _parts(self) -> Parts:
         """What is asked and changed through the control socket goes through these."""
         kernel = self._kernel
@@ -157,14 +139,11 @@ class Daemon:
             metrics=self._metrics,
             arming=self._arming,
             arm=lambda armed: kernel.handle.write(armed=int(armed)),
-            reload=self._ask_reload,
+            reload=lambda: self._signalled(signal.SIGHUP, None),
             killer=self._responder.sandboxes,
             guard=self._responder.guard,
             flow=kernel.tables.flow,
         )
-
-    def _ask_reload(self) -> None:
-        self._reload_asked = True
 
     def _begin(self, listeners: list[Listener]) -> None:
         """Fill the maps, attach, switch over, look at what is there already, and test what the probes see."""
@@ -370,7 +349,7 @@ class Daemon:
         self._log.flush()
         self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
 
-    # What the api asks.
+    # Where sandboxes are.
 
     def _sandbox_path(self, sandbox_id: int) -> str | None:
         sandbox = self._enricher.sandboxes.by_id.get(sandbox_id)
@@ -379,21 +358,6 @@ class Daemon:
     def _folder(self, sandbox_id: int) -> str | None:
         path = self._sandbox_path(sandbox_id)
         return None if path is None else f"{self._kernel.mount}/{path}"
-
-    def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
-        known = self._enricher.processes.get(tgid)
-        inside = known is not None and known.sandbox_id != 0
-        inside = inside or self._enricher.sandboxes.outermost(cgroup_path) is not None
-        if inside:
-            self._peer_refused(tgid, cgroup_path)
-        return inside
-
-    def _peer_refused(self, tgid: int, cgroup_path: str) -> None:
-        """Nobody inside a sandbox has business here. Told once a second: who is refused may come again and again."""
-        if time.monotonic_ns() >= self._next_refusal:
-            self._next_refusal = time.monotonic_ns() + TICK_NS
-            text = "critical: a process of a sandbox asked the sensor's own sockets, and was refused"
-            self._log.add_notice(text, ProcessId=tgid, cgroup=cgroup_path)
 
     # Ending.
 

@@ -62,24 +62,38 @@ class Record(Protocol):
 class Quarantines(Protocol):
     """Each may raise NeverTouchError, ActError, UsageError, NotFoundError. None of them waits for anything."""
 
-    def add(self, order: Any) -> Record: ...
-    def release(self, id: str, *, operator: str, reason: str) -> Record: ...
-    def kill(self, id: str, *, operator: str, reason: str) -> Record: ...
+    def add(self, order: Any, /) -> Record: ...
+    def release(self, id: str, /, *, operator: str, reason: str) -> Record: ...
+    def kill(self, id: str, /, *, operator: str, reason: str) -> Record: ...
     def records(self) -> Sequence[Record]: ...
-    def get(self, id: str) -> Record: ...
+    def get(self, id: str, /) -> Record: ...
+    def of(self, sandbox_id: int, /) -> Record | None:
+        """The one that a sandbox is in."""
+
+
+class Silenced(Struct, frozen=True):
+    """A silence that is wanted, with the members of sensor.respond.silences' Silence. Times are UTC in nanoseconds."""
+
+    id: str
+    reason: str
+    who: str
+    from_ns: int
+    until_ns: int
+    rule: str = ""  # id or title
+    sandbox: str = ""  # cgroup id or name
+    class_: str = ""
 
 
 class Silences(Protocol):
-    """`selectors`: rule, sandbox (id), class; what all of them fit is silent. What it answers can be JSON objects."""
+    """Silences are Structs with the members of Silenced; an acknowledgement has reason, who and time_ns."""
 
-    def add(self, selectors: Mapping[str, Any], begins_ns: int, ends_ns: int, reason: str, operator: str) -> Any: ...
-    def remove(self, id: str) -> Any:
+    def add(self, wanted: Any, /) -> Any: ...
+    def remove(self, id: str, /) -> Any:
         """:raises NotFoundError:"""
 
-    def list(self) -> Sequence[Any]: ...
-    def acknowledge(self, detection_id: str, reason: str, operator: str) -> Any: ...
-    def acks(self) -> Mapping[str, Any]:
-        """By detection."""
+    def listed(self) -> Sequence[Any]: ...
+    def acknowledge(self, detection_id: str, reason: str, who: str, /) -> Any: ...
+    def acknowledgement(self, detection_id: str, /) -> Any | None: ...
 
 
 class Attributes(Protocol):
@@ -88,7 +102,7 @@ class Attributes(Protocol):
         """Kept, and the sandbox's class is what follows of them, at once.
 
         :raises UsageError:
-        :raises ActError: they cannot be kept.
+        :raises OSError: they cannot be kept, and nothing has changed.
         """
 
 
@@ -110,6 +124,7 @@ class Parts(Struct):
     order: Callable[[Asked], Any] = lambda asked: asked  # to what `quarantines` takes
     quarantines: Quarantines | None = None
     ledger_damage: Callable[[], str] = lambda: ""
+    silence: Callable[[Silenced], Any] = lambda wanted: wanted  # to what `silences` takes
     silences: Silences | None = None
     attributes: Attributes | None = None
     explain: Callable[[Sandbox, Mapping[str, str]], Mapping[str, Any]] | None = None

@@ -22,7 +22,7 @@ from sensor.events.activity import AnyActivity
 from sensor.export.log import EventLog
 from sensor.metrics import Metrics
 from sensor.operations.operations import Operations
-from sensor.operations.parts import Asked, Parts
+from sensor.operations.parts import Asked, Parts, Silenced
 from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.kill import Gone
@@ -46,6 +46,7 @@ class Record(Struct):
     order: Asked
     state: str = "beginning"
     steps: list[Step] = []
+    stopped: tuple[int, ...] = (1, 2, 3)
 
 
 class Quarantines:
@@ -75,29 +76,39 @@ class Quarantines:
     def records(self) -> Sequence[Record]:
         return list(self.kept.values())
 
+    def of(self, sandbox_id: int) -> Record | None:
+        found = [one for one in self.kept.values() if one.order.sandbox_id == sandbox_id and one.state != "released"]
+        return found[-1] if found else None
+
+
+class Acknowledgement(Struct):
+    reason: str
+    who: str
+
 
 class Silences:
     def __init__(self) -> None:
-        self.kept: dict[str, dict[str, Any]] = {}
-        self.seen: dict[str, dict[str, str]] = {}
+        self.kept: dict[str, Silenced] = {}
+        self.seen: dict[str, Acknowledgement] = {}
 
-    def add(self, selectors: Mapping[str, Any], begins_ns: int, ends_ns: int, reason: str, operator: str) -> Any:
-        made = {"id": f"s{len(self.kept) + 1}", **selectors, "begins_ns": begins_ns, "ends_ns": ends_ns}
-        self.kept[made["id"]] = made
+    def add(self, wanted: Silenced) -> Silenced:
+        made = replace(wanted, id=f"s{len(self.kept) + 1}")
+        self.kept[made.id] = made
         return made
 
     def remove(self, id: str) -> None:
         if self.kept.pop(id, None) is None:
             raise NotFoundError(f"no silence {id}")
 
-    def list(self) -> Sequence[Any]:
+    def listed(self) -> Sequence[Silenced]:
         return list(self.kept.values())
 
-    def acknowledge(self, detection_id: str, reason: str, operator: str) -> None:
-        self.seen[detection_id] = {"reason": reason, "operator": operator}
+    def acknowledge(self, detection_id: str, reason: str, who: str) -> Acknowledgement:
+        self.seen[detection_id] = Acknowledgement(reason, who)
+        return self.seen[detection_id]
 
-    def acks(self) -> Mapping[str, Any]:
-        return self.seen
+    def acknowledgement(self, detection_id: str) -> Acknowledgement | None:
+        return self.seen.get(detection_id)
 
 
 class Attributes:

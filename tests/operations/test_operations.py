@@ -19,6 +19,7 @@ from sensor.control.admissions import Bucket
 from sensor.control.caller import Caller, ConflictError
 from sensor.errors import ActError, DeniedError, NeverTouchError, NotFoundError, PinfoldError, UsageError
 from sensor.export import schema
+from sensor.operations.parts import Silenced
 from sensor.respond.kill import Gone
 from sensor.respond.killsandbox import Killed
 from sensor.respond.nevertouch import Refusal
@@ -55,7 +56,7 @@ def full(core: Core) -> Core:
     core.sandbox("other")
     core.call("quarantine_add", sandbox="mine-1", reason=WHY)
     core.detect(0xA0, mine)
-    core.silences.add({"rule": "x"}, 0, 1, WHY, "")
+    core.silences.add(Silenced("", WHY, "somebody", 0, 1, rule="x"))
     return core
 
 
@@ -174,6 +175,7 @@ def test_a_quarantine_is_ordered_as_asked(core: Core) -> None:
         "detection_id": "1f-a0/r",
     }
     assert (answer["id"], answer["state"], answer["steps"][0]["name"]) == ("q1", "beginning", "network")
+    assert "stopped" not in answer
     assert core.audit()[-1]["detail"] == "q1"
     assert core.call("sandbox", ref="mine-1")["quarantine"] == "q1"
     assert core.call("quarantine_add", sandbox="mine-1", reason=WHY, dry_run=True)["would"] == [
@@ -295,10 +297,16 @@ def test_attributes_are_given_and_shown(core: Core) -> None:
 def test_silences_select_something_and_end(core: Core) -> None:
     box = core.sandbox("mine-1")
     made = core.call("silence_add", reason=WHY, until_seconds=60, from_seconds=10, sandbox="mine-1", **{"class": "x"})
-    assert (made["sandbox"], made["class"]) == (box.id, "x")
-    assert made["ends_ns"] - made["begins_ns"] == 50_000_000_000
-    assert core.audit()[-1]["target"] == made["id"]
-    assert core.call("silences", READER) == [made]
+    assert (made["sandbox"], made["class"], made["operator"]) == ("mine-1", "x", str(ROOT))
+    assert made["until_ns"] - made["from_ns"] == 50_000_000_000
+    ids = {"until_seconds": 5, "reason": WHY}
+    assert core.call("silence_add", sandbox=str(box.id), **ids)["sandbox"] == str(box.id)
+    assert core.call("silence_add", sandbox="boxes/mine-1", **ids)["sandbox"] == str(box.id)
+    assert core.call("silence_add", sandbox="to-come", from_seconds=1, **ids)["sandbox"] == "to-come"
+    with pytest.raises(NotFoundError, match="no sandbox to-come"):
+        core.call("silence_add", sandbox="to-come", **ids)
+    assert made in core.call("silences", READER)
+    assert len(core.call("silences", READER)) == 4
     core.call("silence_remove", id=made["id"], reason=WHY)
     for asked, why in (({}, "one at least"), ({"rule": "x", "from_seconds": 60}, "before until_seconds")):
         with pytest.raises(UsageError, match=why):

@@ -18,7 +18,6 @@ from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
 from sensor.config import Config, complete, load, rule_paths
-from sensor.control.link import CoreLink, Desk
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
@@ -32,6 +31,7 @@ from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
+from sensor.operations.front import Front
 from sensor.pipeline import Pipeline
 from sensor.reload import Reload
 from sensor.reports import Reports
@@ -62,7 +62,6 @@ class Daemon:
         self._stopping = False
         self._next_tick = 0
         self._next_pulse = 0
-        self._next_refusal = 0
 
     # Starting.
 
@@ -80,7 +79,8 @@ class Daemon:
         listeners = listen_when_free(config)
         self._kernel = Kernel(config, mount)
         # Not before: its imports would take the compilers' time. Whoever asks already waits at the listener.
-        self._link = self._spawn_api(listeners)
+        front = Front(config, self._metrics, say)
+        self._link = front.spawn(listeners)
         self._arming = Arming(config.paths.state)
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
@@ -106,8 +106,8 @@ class Daemon:
             self._metrics, self._notifier, self._reloaded,
         )  # fmt: skip
         self._hand = Hand(
-            lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, self._network, responder,
-            self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
+            front, lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, self._network,
+            responder, self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
@@ -136,23 +136,6 @@ class Daemon:
     def _journal(self, response: Response) -> None:
         """The pipeline journals, since its order of lines is what makes a crash harmless; it is made later."""
         self._pipeline.journal(response)
-
-    def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
-        providers = {
-            "metrics": self._metrics.snapshot,
-            "status": lambda: self._hand.operations.status(),  # noqa: PLW0108 - made after the api is started
-            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108
-            "rules": lambda: self._reports.rules(),  # noqa: PLW0108
-        }
-        desk = Desk(
-            self._config.control,
-            lambda name, body, caller: self._hand.operations.answer(name, body, caller),  # noqa: PLW0108
-            os.path.join(self._config.paths.log, self._config.log.file),
-            lambda path: self._enricher.sandboxes.outermost(path) is not None,
-        )
-        return CoreLink.spawn(
-            listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say, desk=desk
-        )
 
     def _begin(self, listeners: list[Listener]) -> None:
         """Fill the maps, attach, switch over, look at what is there already, and test what the probes see."""
@@ -332,21 +315,6 @@ class Daemon:
     def _folder(self, sandbox_id: int) -> str | None:
         path = self._sandbox_path(sandbox_id)
         return None if path is None else f"{self._kernel.mount}/{path}"
-
-    def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
-        known = self._enricher.processes.get(tgid)
-        inside = known is not None and known.sandbox_id != 0
-        inside = inside or self._enricher.sandboxes.outermost(cgroup_path) is not None
-        if inside:
-            self._peer_refused(tgid, cgroup_path)
-        return inside
-
-    def _peer_refused(self, tgid: int, cgroup_path: str) -> None:
-        """Nobody inside a sandbox has business here. Told once a second: who is refused may come again and again."""
-        if time.monotonic_ns() >= self._next_refusal:
-            self._next_refusal = time.monotonic_ns() + TICK_NS
-            text = "critical: a process of a sandbox asked the sensor's own sockets, and was refused"
-            self._log.add_notice(text, ProcessId=tgid, cgroup=cgroup_path)
 
     # Ending.
 

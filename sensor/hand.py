@@ -20,7 +20,7 @@ from sensor.export.reader import backwards
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.network import Network
-from sensor.operations.operations import Operations
+from sensor.operations.front import Front
 from sensor.operations.parts import Asked, Parts
 from sensor.pipeline import Pipeline
 from sensor.reports import Reports
@@ -52,6 +52,7 @@ class Hand:
 
     def __init__(  # noqa: PLR0917 - what it joins
         self,
+        front: Front,
         config: Callable[[], Config],
         file: str | None,
         kernel: Kernel,
@@ -80,7 +81,7 @@ class Hand:
         )  # fmt: skip
         self.silences = Silences(state, say)
         responder.quarantine, responder.silences = self._hold, self.silences
-        self.operations = Operations(
+        self.operations = front.open(
             Parts(
                 config=config, mount=kernel.mount, enricher=enricher, pipeline=pipeline, reports=reports, log=log,
                 metrics=metrics, arming=arming, arm=kernel.arm, reload=reload, killer=responder.sandboxes,

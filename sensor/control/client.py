@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from sensor.control.listeners import CONTROL_SOCKET
 from sensor.errors import ClientError, DeniedError, NotFoundError, PinfoldError, UnreachableError, UsageError
 
 TIMEOUT_S = 5.0
+_AGAIN_S = 0.01
 STREAM_S = 60.0  # without even an empty line: these come every few seconds
 MOST_BODY = 64 * 1024 * 1024
 MOST_LINE = 4 * 1024 * 1024  # of a stream
@@ -31,7 +33,15 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        until = time.monotonic() + (self.timeout or 0)
+        while True:
+            try:
+                self.sock.connect(self._path)
+                return
+            except BlockingIOError:  # its backlog is full, which a timeout does not wait for (unix(7))
+                if time.monotonic() >= until:
+                    raise TimeoutError from None
+                time.sleep(_AGAIN_S)
 
 
 class Client:

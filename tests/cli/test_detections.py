@@ -166,8 +166,7 @@ def test_without_the_sensor_what_was_said_is_read_from_where_it_keeps_it(
     log.close()
     said = Silences(str(tmp_path / "state"), lambda *_, **__: None)
     said.acknowledge(f"1f-1/{RULE}", "seen", "uid 0")
-    hour = time.time_ns() + 3600 * 10**9
-    said.add(Silence("", "night", "uid 0", 0, hour, rule="r2", sandbox="4242", class_="default"))
+    said.add(Silence("", "night", "uid 0", 0, time.time_ns() + 10**12, rule="r2", sandbox="4242", class_="default"))
     assert run(config, "list", "-o", "compact", "--check") == 10
     assert [row.split("\t")[-2] for row in capsys.readouterr().out.splitlines()] == ["acked", "silenced", "new"]
     (tmp_path / "state" / FILE).write_bytes(b"{")

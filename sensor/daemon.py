@@ -21,7 +21,7 @@ from sensor.config import Config, complete, load, rule_paths
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
-from sensor.errors import HostError, PinfoldError
+from sensor.errors import HostError, PinfoldError, RefusedError
 from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
@@ -106,8 +106,8 @@ class Daemon:
             self._metrics, self._notifier, self._reloaded,
         )  # fmt: skip
         self._hand = Hand(
-            front, lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, self._network,
-            responder, self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
+            front, lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, responder,
+            self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
         for path in responder.recover():
@@ -126,7 +126,10 @@ class Daemon:
         self._hand.reloaded(config)
 
     def _reclassified(self, sandbox_id: int, name: str) -> None:
-        self._kernel.classify(sandbox_id, name)
+        try:
+            self._kernel.classify(sandbox_id, name)
+        except RefusedError as error:
+            self._say(f"the kernel does not take the class {name} of a sandbox: {error}", SandboxId=sandbox_id)
         self._guard.reclassified(sandbox_id)
 
     def _own_pids(self) -> tuple[int, ...]:

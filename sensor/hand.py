@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from sensor.config import Config
+from sensor.enrich import gpus
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.registry import Sandbox
 from sensor.errors import ActError
@@ -19,7 +20,6 @@ from sensor.export.log import EventLog
 from sensor.export.reader import backwards
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
-from sensor.network import Network
 from sensor.operations.front import Front
 from sensor.operations.parts import Asked, Parts
 from sensor.pipeline import Pipeline
@@ -58,7 +58,6 @@ class Hand:
         kernel: Kernel,
         enricher: Enricher,
         pipeline: Pipeline,
-        network: Network,
         responder: Responder,
         reports: Reports,
         log: EventLog,
@@ -69,7 +68,7 @@ class Hand:
         reload: Callable[[], None],
     ) -> None:
         self._config, self._file, self._kernel, self._log, self._say = config, file, kernel, log, say
-        self._enricher, self._network = enricher, network
+        self._enricher, self._responder = enricher, responder
         settings, state = config().quarantine, config().paths.state
         self.quarantines = Quarantines(
             host, kernel.denials, settings, metrics, log.add_notice,
@@ -99,6 +98,7 @@ class Hand:
         """After what is there was looked at: what the ledger says is so again, and what was begun is finished."""
         for line in self.quarantines.recover():
             self._say(line)
+        self._warn(self._config())
 
     def tick(self, now_ns: int) -> None:
         self.quarantines.tick(now_ns)
@@ -109,6 +109,12 @@ class Hand:
 
     def reloaded(self, config: Config) -> None:
         self.quarantines.reload(config.quarantine)
+        self._warn(config)
+
+    def _warn(self, config: Config) -> None:
+        """What is in the configuration and does not hold as yet."""
+        for line in (*gpus.resolve(config, gpus.drivers()).pending, *self._responder.policy.unbound):
+            self._say(line)
 
     def close(self) -> None:
         self.quarantines.close()

@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _POLL_S = 0.2
 LEVELS = ("informational", "low", "medium", "high", "critical")
-KINDS = ("event", "detection", "response", "sandbox", "notice")
+KINDS = ("event", "detection", "response", "sandbox", "notice", "audit")
 
 
 def _where(_context: Any, _parameter: Any, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sensor.cli import complete, find, seams
+from sensor.cli import asking, complete, find
 from sensor.cli.acting import mutation, reason_of
 from sensor.cli.common import config_file, config_option, json_line, settings
 from sensor.cli.escape import escape
@@ -73,7 +73,7 @@ def check(config_path: str | None, output: str, file: str | None) -> int:
     _readable(path)
     try:
         config = load(path)
-        found = seams.warnings(config, path)
+        found = asking.warnings(config, path)
         said = f"no findings in {len(config.classes)} classes and {len(config.sandboxes)} patterns"
     except ConfigError as why:
         found = [_problem(path, line) for line in str(why).splitlines()]
@@ -123,7 +123,7 @@ def explain(
         if class_ not in config.classes:
             raise ConfigError(f"no class {class_!r}{find.nearest(class_, config.classes)}")
         ((kind, text),) = question.items()
-        answer = seams.explain(config, class_, kind, text, config_file(config_path))
+        answer = asking.explain(config, class_, kind, text, config_file(config_path))
     else:
         assert sandbox is not None
         reached = online(config)
@@ -141,7 +141,7 @@ def test(output: str, file: str) -> int:
     """Run the examples that FILE has of itself. Those that fail are told; then the exit status is 10."""
     from sensor.config import load  # noqa: PLC0415
 
-    results = seams.test(load(file), file)
+    results = asking.test(load(file), file)
     failed = [one for one in results if not one.get("ok")]
     if output == "table":
         emit(output, failed, _EXAMPLE, f"{len(results)} examples, all as expected")
@@ -171,7 +171,7 @@ def suggest(config_path: str | None, output: str, sandbox: str, class_: str) -> 
     config = settings(config_path)
     seen = _Seen(config, sandbox)
     try:
-        text = seams.suggest(seen.lines(), sandbox, class_)
+        text = asking.suggest(seen.lines(), sandbox, class_)
     except UsageError:
         if seen.matched or not seen.over:
             raise

@@ -1,25 +1,28 @@
-"""What answers questions about a policy; found when asked, so that the command stands without it."""
+"""Questions about a policy, answered as rows; what answers is imported when it is asked."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sensor.cli.show import Row
-from sensor.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from sensor.config import Config
-
-_ASKING = {"connect": "connect", "device": "device", "exec": "executable"}
 
 
 def explain(config: Config, class_name: str, kind: str, text: str, file: str | None) -> Row:
     """`kind`: connect, device or exec. :raises UsageError: it is no question."""
-    question = getattr(_module("sensor.respond.questions"), _ASKING[kind])(text)
-    answer = _module("sensor.respond.explain").explain(config, class_name, question, file=file)
+    from sensor.respond import questions  # noqa: PLC0415
+    from sensor.respond.explain import explain as explained  # noqa: PLC0415
+
+    asking: dict[str, Callable[[str], questions.Question]] = {
+        "connect": questions.connect,
+        "device": questions.device,
+        "exec": questions.executable,
+    }
+    answer = explained(config, class_name, asking[kind](text), file=file)
     return {
         "verdict": answer.verdict,
         "why": answer.why,
@@ -33,39 +36,31 @@ def explain(config: Config, class_name: str, kind: str, text: str, file: str | N
 
 def test(config: Config, file: str) -> list[Row]:
     """The policy's own examples; each row has `ok`."""
+    from sensor.respond.policytest import run  # noqa: PLC0415
+
     names = ("index", "line", "question", "expected", "found", "why")
-    outcomes = _module("sensor.respond.policytest").run(config, file)
-    return [{"ok": bool(one.passed)} | {name: getattr(one, name) for name in names} for one in outcomes]
+    return [{"ok": bool(one.passed)} | {name: getattr(one, name) for name in names} for one in run(config, file)]
 
 
 def warnings(config: Config, file: str) -> list[Row]:
     """What a policy that loads may still not mean."""
     from sensor.config import rule_paths  # noqa: PLC0415
+    from sensor.respond.policycheck import Known  # noqa: PLC0415
+    from sensor.respond.policycheck import warnings as warn  # noqa: PLC0415
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
-    try:
-        warn = _module("sensor.respond.policycheck").warnings
-    except HostError:
-        return []
     # Loading rules takes a while: only where a response names some.
     named = any(getattr(settings.responses, "rules", ()) for settings in config.classes.values())
-    rules = load(rule_paths(config), None, keep_going=True).rules if named else None
+    rules = load(rule_paths(config), None, keep_going=True).rules if named else ()
+    known = [Known(rule.id, rule.title, rule.tags) for rule in rules] if named else None
     return [
         {"file": file, "line": one.line, "key": one.key, "reason": one.text, "severity": "warning"}
-        for one in warn(config, file, rules)
+        for one in warn(config, file, known)
     ]
 
 
 def suggest(lines: Iterable[bytes], sandbox: str, class_name: str) -> str:
     """YAML: what a sandbox was seen to do, as a class. :raises UsageError: nothing was seen."""
-    text: str = _module("sensor.respond.suggest").suggest(lines, sandbox, class_name)
-    return text
+    from sensor.respond.suggest import suggest as suggested  # noqa: PLC0415
 
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as why:
-        if why.name != name:
-            raise
-        raise HostError(f"this version of pinfold has no {name}") from why
+    return suggested(lines, sandbox, class_name)

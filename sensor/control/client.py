@@ -17,8 +17,8 @@ from sensor.control.listeners import CONTROL_SOCKET
 from sensor.errors import ClientError, DeniedError, NotFoundError, PinfoldError, UnreachableError, UsageError
 
 TIMEOUT_S = 5.0
-_AGAIN_S = 0.01
 STREAM_S = 60.0  # without even an empty line: these come every few seconds
+FULL_S = 0.005  # between two attempts where others connect without end
 MOST_BODY = 64 * 1024 * 1024
 MOST_LINE = 4 * 1024 * 1024  # of a stream
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -33,15 +33,15 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        until = time.monotonic() + (self.timeout or 0)
+        until = time.monotonic() + (self.timeout or 0.0)
         while True:
             try:
                 self.sock.connect(self._path)
                 return
-            except BlockingIOError:  # its backlog is full, which a timeout does not wait for (unix(7))
+            except BlockingIOError as error:  # a full backlog: with a timeout connect(2) does not wait for room
                 if time.monotonic() >= until:
-                    raise TimeoutError from None
-                time.sleep(_AGAIN_S)
+                    raise TimeoutError from error
+                time.sleep(FULL_S)
 
 
 class Client:

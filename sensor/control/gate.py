@@ -134,6 +134,7 @@ class Gate:
         self._refused: dict[bytes, float] = {}  # cgroups, and until when
         self._crowds: dict[tuple[int, bytes], Crowd] = {}
         self._judging: set[asyncio.Task[None]] = set()
+        self._seating = asyncio.Lock()
 
     async def run(self) -> None:
         while True:
@@ -203,15 +204,16 @@ class Gate:
         peer.close()
 
     async def _serve(self, peer: socket.socket, by: Admitted | None) -> None:
-        self._places.make_room(by)
-        try:
-            transport, _ = await self._loop.connect_accepted_socket(self._server, peer)
-        except OSError:  # it hung up in between
-            peer.close()
-            if by is not None and by.number:
-                self._core.leave(by)
-            return
-        self._places.add(transport, by)
+        async with self._seating:  # between the room that was made and the place that is taken nobody else comes
+            self._places.make_room(by)
+            try:
+                transport, _ = await self._loop.connect_accepted_socket(self._server, peer)
+            except OSError:  # it hung up in between
+                peer.close()
+                if by is not None and by.number:
+                    self._core.leave(by)
+                return
+            self._places.add(transport, by)
 
 
 def _seen(peer: socket.socket) -> tuple[int, bytes]:

@@ -23,6 +23,8 @@ NOT_SHOWN = {
     "pinfold_sandboxes_tamperable": "it is no incident; `pinfold sandbox` has it by sandbox",
     "pinfold_tampering_total": "an alert says it",
     "pinfold_detector_bounds_total": "for whoever looks into what a sandbox filled",
+    "pinfold_detections_silenced_total": "an operator silenced them",
+    "pinfold_programs_unread_total": "for whoever looks into why a content was not judged",
     "pinfold_response_budget_exceeded_total": "an alert says it",
     "pinfold_responses_unsettled_total": "an alert says it",
     "pinfold_rule_errors_total": "an alert says it",

@@ -170,6 +170,15 @@ class Hand:
     def _explain(self, sandbox: Sandbox, question: Mapping[str, str]) -> Mapping[str, Any]:
         ((kind, text),) = question.items()
         answer = explain(self._config(), sandbox.class_, _ASK[kind](text), file=self._file)
+        held = self.quarantines.of(sandbox.id)
+        if held is not None and held.deny:
+            return {
+                "class": sandbox.class_,
+                "verdict": "refused",
+                "why": f"the sandbox is in quarantine: {held.order.reason}",
+                "where": f"pinfold quarantine describe {held.id}",
+                "notes": (f"released, it would be {answer.verdict}: {answer.why}",),
+            }
         return {
             "class": sandbox.class_,
             "verdict": answer.verdict,

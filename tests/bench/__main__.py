@@ -11,7 +11,18 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cost, detection, dissect, flowmemory, latency, memory, start, storms, throughput
+from tests.bench import (
+    cost,
+    detection,
+    dissect,
+    flowmemory,
+    latency,
+    memory,
+    operator_crashes,
+    start,
+    storms,
+    throughput,
+)
 from tests.bench.harness import BenchError, Figure, one_line, render, unmeasured
 from tests.bench.peers import without_audit
 from tests.bench.workspace import QUICK, Plan, Workspace, workspace
@@ -28,6 +39,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
+    "crashes": (operator_crashes.run, operator_crashes.NAMES),
 }
 ALL = [name for _, names in GROUPS.values() for name in names]
 

@@ -165,6 +165,7 @@ class Daemon:
         found = self._enricher.discover(*_id_of_found())
         for sandbox in self._enricher.sandboxes.live():
             kernel.classify(sandbox.id, sandbox.class_)
+        kernel.forget_executables()
         existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()

@@ -19,6 +19,7 @@ from tests.bench import (
     latency,
     memory,
     operator_crashes,
+    operator_reloads,
     start,
     storms,
     throughput,
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
     "crashes": (operator_crashes.run, operator_crashes.NAMES),
+    "reloads": (operator_reloads.run, operator_reloads.NAMES),
 }
 ALL = [name for _, names in GROUPS.values() for name in names]
 

@@ -1,4 +1,4 @@
-"""The daemon killed at random moments of quarantines and releases: what ledger and kernel disagree on after each start."""
+"""The daemon killed at random moments of quarantines and releases: what ledger and kernel disagree on afterwards."""
 
 from __future__ import annotations
 

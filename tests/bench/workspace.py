@@ -40,11 +40,12 @@ class Plan(Struct, frozen=True):
     repetitions: int = 15
     crashes: int = 100  # of the daemon
     crashed_quarantines: int = 20  # meanwhile
+    reloads: int = 1000
 
 
 QUICK = Plan(
     rounds=5, seconds=0.2, storm_seconds=1.5, storms=1, kills=60, events=50_000, sandboxes=20, starts=3,
-    records=20_000, repetitions=3, crashes=6, crashed_quarantines=4,
+    records=20_000, repetitions=3, crashes=6, crashed_quarantines=4, reloads=30,
 )  # fmt: skip
 
 

@@ -211,7 +211,7 @@ def disagreements(sensor: Running, boxes: Sequence[Sandbox]) -> Disagreements:
         found.unsettled.append("the ledger does not stand still")
         return found
     found.sure += [f"{name} of the ledger is damaged" for name in damaged]
-    living = {}
+    living: dict[int, Record] = {}
     for record in before:
         number = record.cgroup_id
         if not record.over:

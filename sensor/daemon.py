@@ -242,7 +242,7 @@ class Daemon:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
-        if self._hand.busy:
+        if self._hand.busy or self._reload.busy:
             return BUSY_S
         if self._pipeline.busy and time.monotonic_ns() >= awake_until:
             return PULSE_NS / 1e9

@@ -65,7 +65,7 @@ class Kernel:
         self._plan = steps.compile_patterns([])
         self._devices = ""
         self._classifier = Classifier([])
-        self._limited = self._judging = False
+        self._limited = self._judging = self._automaton_written = False
         self._classes: list[KernelClass] = []
         self._executables: dict[bytes, bytes] = {}
         self._images: OrderedDict[tuple[int, int], tuple[int, str]] = OrderedDict()  # change time and digest of a file
@@ -89,8 +89,9 @@ class Kernel:
         self._config, self._patterns, self._plan = config, patterns, plan
         self._numbers = {name: number for name, number in self._numbers.items() if number not in index.values()} | index
         # What is denied is in the maps before a class says that it asks there.
-        if any(entry.denied_protocols for entry in classes):
-            self.tables.write_automaton(prefixes.automaton())
+        if not self._automaton_written and any(entry.denied_protocols for entry in classes):
+            self.tables.write_automaton(prefixes.automaton())  # the same for every policy, and 100 ms of work
+            self._automaton_written = True
         self.tables.write_egress(egress_entries(config, index))
         self._executables = executable_entries(config, index)
         self.tables.add_executables(self._executables)

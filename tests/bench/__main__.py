@@ -19,6 +19,7 @@ from tests.bench import (
     latency,
     memory,
     operator_crashes,
+    operator_quarantine,
     operator_reloads,
     start,
     storms,
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
+    "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),
     "crashes": (operator_crashes.run, operator_crashes.NAMES),
     "reloads": (operator_reloads.run, operator_reloads.NAMES),
 }

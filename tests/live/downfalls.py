@@ -26,10 +26,11 @@ from tests.live.running import Running, Sandbox
 
 REPOSITORY = str(Path(__file__).resolve().parents[2])
 AGREE_S = 5.0  # for what was just begun to be in the ledger: a denial comes before its first write
-START_S, READY_S = 2.5, 0.5  # the moments: so long after the start, or after READY
-IN_START = 0.2  # so many of them
 DONE_S = 120.0
-# Config as the sensor wrote it; cgroup ids follow. A line each when it is through with one: what it lost on the way.
+# The moments of the kills: at most so long after it was asked for, or after READY; or after a start, so many of them.
+MOMENT_S = {"add": 0.5, "release": 0.2}
+IN_START, START_S = 0.2, 2.5
+# Takes `add ID` and `release ID`; a line when it is so, with what was promised on the way and did not hold.
 DRIVER = """
 import json, sys, time
 from sensor.control.client import Client
@@ -44,40 +45,42 @@ def ask(do):
         except (NotFoundError, UsageError):
             raise
         except PinfoldError:  # nobody answers, or not now
-            time.sleep(0.02)
+            time.sleep(0.005)
 
-def follow(known, state, again):
-    # Until it is in that state, asked for again where what was promised is forgotten.
+def add(sandbox):
+    # A sandbox is known a moment after its daemon is.
     while True:
         try:
-            record = ask(lambda: client.quarantine(known))
+            return ask(lambda: client.add_quarantine(sandbox, "a fault test"))["id"]
         except NotFoundError:
-            told["lost"].append(known)
-            known = again()["id"]
+            time.sleep(0.005)
+
+def reach(state, again):
+    while True:
+        try:
+            now = ask(lambda: client.quarantine(known[sandbox]))["state"]
+        except NotFoundError:
+            told["lost"].append(known[sandbox])
+            known[sandbox] = add(sandbox)
             continue
-        if record["state"] == state:
-            return known
-        if state == "released" and record["state"] == "held":
-            told["forgotten"].append(known)
+        if now == state:
+            return
+        if state == "released" and now == "held":
+            told["forgotten"].append(known[sandbox])
             again()
-        time.sleep(0.02)
+        time.sleep(0.01)
 
-for sandbox in sys.argv[2:]:
-    told = {"sandbox": int(sandbox), "lost": [], "forgotten": []}
-
-    def add():
-        # A sandbox is known a moment after its daemon is.
-        while True:
-            try:
-                return ask(lambda: client.add_quarantine(sandbox, "a fault test"))
-            except NotFoundError:
-                time.sleep(0.02)
-
-    known = follow(add()["id"], "held", add)
-    release = lambda: ask(lambda: client.release(known, "a fault test"))
-    release()
-    follow(known, "released", release)
-    told["id"] = known
+known = {}
+for line in sys.stdin:
+    what, sandbox = line.split()
+    told = {"did": line.strip(), "lost": [], "forgotten": []}
+    if what == "add":
+        known[sandbox] = add(sandbox)
+        reach("held", None)
+    else:
+        release = lambda: ask(lambda: client.release(known[sandbox], "a fault test"))
+        release()
+        reach("released", release)
     print(json.dumps(told), flush=True)
 """
 
@@ -87,42 +90,48 @@ class Report(Struct):
 
     kills: int = 0
     in_start: int = 0
-    under_way: int = 0  # kills while something had been begun and was not over
-    quarantines: int = 0
+    under_way: int = 0  # kills before what was asked for was so
+    done: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
 
 class Driver:
-    """`with Driver(…)`: told to begin at once."""
+    """`with Driver(…)`: told what to ask for."""
 
-    def __init__(self, sensor: Running, boxes: Sequence[Sandbox]) -> None:
-        command = [sys.executable, "-c", DRIVER, str(sensor.home / "run" / "control.sock")]
-        self._file = sensor.home / "driver"
-        with self._file.open("wb") as out, (sensor.home / "driver-errors").open("wb") as errors:
-            self.process = subprocess.Popen(
-                [*command, *(str(box.id) for box in boxes)],
-                cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
+    def __init__(self, sensor: Running) -> None:
+        self._file, self._errors = sensor.home / "driver", sensor.home / "driver-errors"
+        with self._file.open("wb") as out, self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, str(sensor.home / "run" / "control.sock")],
+                cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=out, stderr=errors,
             )  # fmt: skip
-        self._errors = sensor.home / "driver-errors"
 
     def __enter__(self) -> Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._process.kill()
+        self._process.communicate()
 
-    def told(self) -> list[dict[str, object]]:
+    def ask(self, what: str, box: Sandbox) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what} {box.id}\n".encode())
+        self._process.stdin.flush()
+
+    def told(self) -> list[dict[str, list[str]]]:
         return [json.loads(line) for line in self._file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
-    def finish(self, within_s: float) -> str:
-        """Why it did not."""
-        try:
-            status = self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            return f"the one who asks is not done {within_s:g} s after the last kill: something is stuck"
-        return f"the one who asks ended with {status}: {self._errors.read_text()[-500:]}" if status else ""
+    def late(self, count: int) -> str:
+        """Waits until so much is done; why not."""
+        until = time.monotonic() + DONE_S
+        while len(self.told()) < count:
+            if self._process.poll() is not None:
+                return f"who asks ended with {self._process.poll()}: {self._errors.read_text()[-500:]}"
+            if time.monotonic() > until:
+                return f"{DONE_S:g} s after the last kill it is not so: something is stuck"
+            time.sleep(0.01)
+        return ""
 
 
 def kill_again_and_again(sensor: Running, chance: random.Random, kills: int, quarantines: int) -> Report:
@@ -133,40 +142,41 @@ def kill_again_and_again(sensor: Running, chance: random.Random, kills: int, qua
         for box in boxes:
             for _ in range(3):
                 stack.callback(_reap, box.start("/usr/bin/sleep", "3600"))
-        driver = stack.enter_context(Driver(sensor, boxes))
-        while report.kills < kills:
-            _one(sensor, chance, report, boxes)
-        report.wrong += _started(sensor, report, boxes)
-        if late := driver.finish(DONE_S):
-            report.wrong.append(late)
-        told = driver.told()
-        report.quarantines = len(told)
-        report.wrong += [f"told of, and lost: {each}" for one in told for each in one["lost"]]  # type: ignore[attr-defined]
-        report.wrong += [f"release told of, and forgotten: {each}" for one in told for each in one["forgotten"]]  # type: ignore[attr-defined]
+        driver = stack.enter_context(Driver(sensor))
+        steps = [(what, box) for box in boxes for what in MOMENT_S]
+        for number, (what, box) in enumerate(steps):
+            driver.ask(what, box)
+            for _ in range(kills * (number + 1) // len(steps) - kills * number // len(steps)):
+                time.sleep(chance.random() * MOMENT_S[what])
+                _kill(sensor, report, driver, number)
+                while chance.random() < IN_START:
+                    sensor.launch()
+                    time.sleep(chance.random() * START_S)
+                    report.in_start += 1
+                    _kill(sensor, report, driver, number)
+                report.wrong += _started(sensor, report, boxes)
+            if late := driver.late(number + 1):
+                report.wrong.append(f"{what} {box.id}: {late}")
+                break
+        for one in driver.told():
+            report.done.append(str(one["did"]))
+            report.wrong += [f"promised, and lost: the quarantine {each}" for each in one["lost"]]
+            report.wrong += [f"promised, and forgotten: the release of {each}" for each in one["forgotten"]]
         report.wrong += _at_the_end(sensor, boxes)
     if "Traceback" in (sensor.home / "stderr").read_text(errors="replace"):
         report.wrong.append(f"the sensor raised: {sensor.said()}")
     return report
 
 
+def _kill(sensor: Running, report: Report, driver: Driver, done_before: int) -> None:
+    sensor.stop(signal.SIGKILL)
+    report.kills += 1
+    report.under_way += len(driver.told()) == done_before
+
+
 def _reap(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-
-
-def _one(sensor: Running, chance: random.Random, report: Report, boxes: Sequence[Sandbox]) -> None:
-    """One kill, of a daemon that runs or of one that starts."""
-    if sensor.process is None and chance.random() < IN_START:
-        sensor.launch()
-        time.sleep(chance.random() * START_S)  # the moment
-        report.in_start += 1
-    else:
-        if sensor.process is None:
-            report.wrong += _started(sensor, report, boxes)
-        time.sleep(chance.random() * READY_S)  # the moment
-    sensor.stop(signal.SIGKILL)
-    report.kills += 1
-    report.under_way += any(record.state != "held" for record in _ledger(sensor)[0] if not record.over)
 
 
 def _started(sensor: Running, report: Report, boxes: Sequence[Sandbox]) -> list[str]:

@@ -151,6 +151,7 @@ class Daemon:
         found = self._enricher.discover(*_id_of_found())
         for sandbox in self._enricher.sandboxes.live():
             kernel.classify(sandbox.id, sandbox.class_)
+        kernel.forget_executables()
         existing = self._enricher.scan(self._enricher.sandboxes.live(), *_id_of_found())
         kernel.add_processes(existing.processes)
         self._self_test()
@@ -227,7 +228,7 @@ class Daemon:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
-        if self._hand.busy:
+        if self._hand.busy or self._reload.busy:
             return BUSY_S
         if self._pipeline.busy and time.monotonic_ns() >= awake_until:
             return PULSE_NS / 1e9

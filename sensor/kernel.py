@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from struct import pack
 
@@ -28,6 +29,7 @@ from sensor.respond.executables import executable_entries
 from sensor.respond.policy import DEFAULT_CLASS, UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
+MOST_IMAGES = 4096  # files whose denied content is remembered over a reload
 CLOCK_SET_NS = 500_000_000  # by so much the clock was set; by less it is being adjusted
 
 
@@ -63,8 +65,11 @@ class Kernel:
         self._plan = steps.compile_patterns([])
         self._devices = ""
         self._classifier = Classifier([])
-        self._limited = self._judging = False
+        self._limited = self._judging = self._automaton_written = False
         self._classes: list[KernelClass] = []
+        self._executables: dict[bytes, bytes] = {}
+        self._images: OrderedDict[tuple[int, int], tuple[int, str]] = OrderedDict()  # change time and digest of a file
+        self._images_denied: set[tuple[int, int, int]] = set()
         self._realtime_ns = 0
 
     @property
@@ -75,7 +80,7 @@ class Kernel:
         """Policy, patterns and devices, as `config` has them. For a reload `classes_now` has the class that each
         sandbox is to have; else those that are known keep theirs until `classify`: what labels gave a sandbox in an
         earlier run must not be its pattern's for a moment."""
-        index = class_index(config, self._numbers)
+        index = class_index(config, self._numbers, () if classes_now is None else self._config.classes)
         classes = kernel_classes(config, index)
         single_grants(config)  # refuses a GPU that is not there, before anything is kept
         patterns = [(pattern.path, index[pattern.class_]) for pattern in config.sandboxes]
@@ -84,10 +89,13 @@ class Kernel:
         self._config, self._patterns, self._plan = config, patterns, plan
         self._numbers = {name: number for name, number in self._numbers.items() if number not in index.values()} | index
         # What is denied is in the maps before a class says that it asks there.
-        if any(entry.denied_protocols for entry in classes):
-            self.tables.write_automaton(prefixes.automaton())
+        if not self._automaton_written and any(entry.denied_protocols for entry in classes):
+            self.tables.write_automaton(prefixes.automaton())  # the same for every policy, and 100 ms of work
+            self._automaton_written = True
         self.tables.write_egress(egress_entries(config, index))
-        self.tables.write_executables(executable_entries(config, index))
+        self._executables = executable_entries(config, index)
+        self.tables.add_executables(self._executables)
+        self._deny_images()
         self._write_grants(single_grants(config))
         self._classes = classes
         self._write_classes()
@@ -101,6 +109,16 @@ class Kernel:
         by_name = {sandbox_id: index[name] for sandbox_id, name in (classes_now or {}).items() if name in index}
         for sandbox_id, class_id in found.sandboxes:
             self.tables.add_sandbox(sandbox_id, by_name.get(sandbox_id, class_id), change=classes_now is not None)
+        if classes_now is not None:
+            self.forget_executables()
+
+    def forget_executables(self) -> None:
+        """Those that no class denies any more. Not before every sandbox has its class: until then an old one holds."""
+        self.tables.keep_executables(self._executables)
+        wanted = self._wanted_images()
+        for class_id, device, inode in self._images_denied - wanted.keys():
+            self.tables.allow_image(class_id, device, inode)
+        self._images_denied = set(wanted)
 
     def classify(self, sandbox_id: int, name: str) -> None:
         """What is known of a sandbox beyond its path gave it a class, or took it away."""
@@ -110,9 +128,30 @@ class Kernel:
         self._realtime_ns = time.time_ns() - time.monotonic_ns()
         self.tables.write_classes((entry.index, _class_entry(entry, self._realtime_ns)) for entry in self._classes)
 
-    def deny_image(self, class_name: str, device: int, inode: int, changed: int) -> None:
+    def deny_image(self, class_name: str, device: int, inode: int, changed: int, digest: str) -> None:
+        """A file of that content, for this class; and for every class that a reload gives the same digest."""
+        self._images[device, inode] = (changed, digest)
+        self._images.move_to_end((device, inode))
+        if len(self._images) > MOST_IMAGES:
+            self._images.popitem(last=False)
         if (number := self._numbers.get(class_name)) is not None:
             self.tables.deny_image(number, device, inode, changed)
+            self._images_denied.add((number, device, inode))
+
+    def _deny_images(self) -> None:
+        for key, changed in self._wanted_images().items():
+            self.tables.deny_image(*key, changed)
+            self._images_denied.add(key)
+
+    def _wanted_images(self) -> dict[tuple[int, int, int], int]:
+        """Class, device and inode of what is known to be denied by its content, and the file's change time."""
+        found = {}
+        for name, settings in self._config.classes.items():
+            denied = set(settings.denied_executables.sha256)
+            for (device, inode), (changed, digest) in self._images.items() if denied else ():
+                if digest in denied:
+                    found[self._numbers[name], device, inode] = changed
+        return found
 
     def refresh_devices(self) -> None:
         """Drivers that load late get their major then: nvidia-uvm is one."""

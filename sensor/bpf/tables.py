@@ -128,22 +128,34 @@ class Tables:
         new one's whose ports are among those of its longest."""
         self._write_whole("egress", SIZES["pf_egress_key"], entries, EGRESS_ENTRIES)
 
-    def write_executables(self, entries: Mapping[bytes, bytes]) -> None:
-        """The whole trie: struct pf_executable_key to PF_LISTED and PF_SHELL."""
-        self._write_whole("executables", SIZES["pf_executable_key"], entries, EXECUTABLES)
+    def add_executables(self, entries: Mapping[bytes, bytes]) -> None:
+        """Into the trie: struct pf_executable_key to PF_LISTED and PF_SHELL. What is not in it is allowed: so what is
+        old stays until every sandbox has its class."""
+        for key, value in entries.items():
+            libbpf.update(self._maps["executables"], key, value)
+
+    def keep_executables(self, entries: Mapping[bytes, bytes]) -> None:
+        """These alone."""
+        self._keep("executables", SIZES["pf_executable_key"], entries, EXECUTABLES)
 
     def deny_image(self, class_id: int, device: int, inode: int, changed: int) -> None:
         """A file that was hashed and is denied: its next exec is killed before it begins."""
         libbpf.update(self._maps["images"], ImageKey(class_id, device, inode).pack(), Image(changed).pack())
+
+    def allow_image(self, class_id: int, device: int, inode: int) -> None:
+        libbpf.delete(self._maps["images"], ImageKey(class_id, device, inode).pack())
 
     def write_grants(self, entries: Mapping[bytes, bytes]) -> None:
         """All single devices: struct pf_grant_key to anything."""
         self._write_whole("device_grants", SIZES["pf_grant_key"], entries, DEVICE_GRANTS)
 
     def _write_whole(self, name: str, key_size: int, entries: Mapping[bytes, bytes], most: int) -> None:
-        descriptor = self._maps[name]
         for key, value in entries.items():
-            libbpf.update(descriptor, key, value)
+            libbpf.update(self._maps[name], key, value)
+        self._keep(name, key_size, entries, most)
+
+    def _keep(self, name: str, key_size: int, entries: Mapping[bytes, bytes], most: int) -> None:
+        descriptor = self._maps[name]
         for key in libbpf.keys(descriptor, key_size, most):
             if key not in entries:
                 libbpf.delete(descriptor, key)

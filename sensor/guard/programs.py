@@ -62,7 +62,7 @@ class Programs:
 
     def _denied(self, execed: ProcessCreation, digest: str, changed: int) -> None:
         if changed:
-            self._kernel.deny_image(execed.SandboxClass, execed.ImageDevice, execed.ImageInode, changed)
+            self._kernel.deny_image(execed.SandboxClass, execed.ImageDevice, execed.ImageInode, changed, digest)
         outcome = self._kill(execed)
         self._tell(
             f"a program that the class {execed.SandboxClass} denies by its content ran, and {outcome}",

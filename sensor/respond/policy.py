@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import cast, get_args
 
@@ -13,6 +13,7 @@ from sensor.configdevices import granted_classes, granted_singles
 from sensor.configfile import KeyPath
 from sensor.confignetwork import name_of
 from sensor.configrespond import ResponseRule
+from sensor.errors import RefusedError
 from sensor.events.detection import LEVELS, Detection
 from sensor.events.layouts import Device
 from sensor.respond import prefixes
@@ -75,15 +76,23 @@ def kernel_classes(config: Config, numbers: Mapping[str, int]) -> list[KernelCla
     return [_kernel_class(numbers[name], name, settings) for name, settings in _ordered(config)]
 
 
-def class_index(config: Config, known: Mapping[str, int]) -> dict[str, int]:
+def class_index(config: Config, known: Mapping[str, int], in_force: Collection[str] = ()) -> dict[str, int]:
     """`default` is 0. A class keeps the number that it is known by: were numbers given anew, a sandbox would for an
-    instant have another class's policy. Those of classes that are no more are used again last."""
+    instant have another class's policy. Those of classes that are no more are used again last, and of those `in_force`
+    until now never: sandboxes have them until they are told otherwise.
+
+    :raises RefusedError: there are not numbers enough for that."""
     names = [name for name, _ in _ordered(config)]
     numbers = {DEFAULT_CLASS: 0} | {name: known[name] for name in names if known.get(name)}
     fresh = [index for index in range(1, MOST_CLASSES) if index not in known.values()]
-    gone = [index for name, index in known.items() if name not in numbers and index]
+    gone = [index for name, index in known.items() if name not in numbers and index and name not in in_force]
     for name in names:
         if name not in numbers:
+            if not fresh and not gone:
+                raise RefusedError(
+                    f"classes: those in force and the new ones are more than {MOST_CLASSES}, and none may have the "
+                    "place of one in force: take the old ones out first, reload, then put the new ones in"
+                )
             numbers[name] = fresh.pop(0) if fresh else gone.pop(0)
     return numbers
 

@@ -11,7 +11,20 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cost, detection, dissect, flowmemory, latency, memory, start, storms, throughput
+from tests.bench import (
+    cost,
+    detection,
+    dissect,
+    flowmemory,
+    latency,
+    memory,
+    operator_crashes,
+    operator_quarantine,
+    operator_reloads,
+    start,
+    storms,
+    throughput,
+)
 from tests.bench.harness import BenchError, Figure, one_line, render, unmeasured
 from tests.bench.peers import without_audit
 from tests.bench.workspace import QUICK, Plan, Workspace, workspace
@@ -28,6 +41,9 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
+    "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),
+    "crashes": (operator_crashes.run, operator_crashes.NAMES),
+    "reloads": (operator_reloads.run, operator_reloads.NAMES),
 }
 ALL = [name for _, names in GROUPS.values() for name in names]
 

@@ -38,11 +38,15 @@ class Plan(Struct, frozen=True):
     starts: int = 7
     records: int = 60_000  # through the pipeline, each repetition
     repetitions: int = 15
+    crashes: int = 100  # of the daemon
+    crashed_quarantines: int = 20  # meanwhile
+    reloads: int = 1000
+    quarantines: int = 150  # after a detection
 
 
 QUICK = Plan(
     rounds=5, seconds=0.2, storm_seconds=1.5, storms=1, kills=60, events=50_000, sandboxes=20, starts=3,
-    records=20_000, repetitions=3,
+    records=20_000, repetitions=3, crashes=6, crashed_quarantines=4, reloads=30, quarantines=10,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.config import Config, Responses, SandboxClass
+from sensor.errors import RefusedError
 from sensor.events.detection import LEVELS
 from sensor.events.layouts import Device
 from sensor.respond.policy import (
@@ -85,3 +86,22 @@ def test_a_class_that_is_no_more_is_treated_as_default() -> None:
 def test_a_level_that_is_none_is_an_error() -> None:
     with pytest.raises(KeyError):
         Policy(CONFIG).decide("default", "fatal")
+
+
+NAMES = st.lists(st.sampled_from([f"c{n}" for n in range(80)]), max_size=63, unique=True)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=6))
+def test_a_number_in_force_is_no_other_classs_until_it_is_not(configurations: list[list[str]]) -> None:
+    known: dict[str, int] = {}
+    before: list[str] = []
+    for names in configurations:
+        config = Config(classes={name: SandboxClass() for name in names})
+        if len({*names, *before}) > 63:
+            with pytest.raises(RefusedError, match="take the old ones out first"):
+                class_index(config, known, before)
+            continue
+        numbers = class_index(config, known, before)
+        assert not {known[name] for name in before} & {numbers[name] for name in {*names} - {*before}}
+        known = {name: number for name, number in known.items() if number not in numbers.values()} | numbers
+        before = names

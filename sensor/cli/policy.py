@@ -17,7 +17,7 @@ from sensor.cli.escape import escape
 from sensor.cli.reach import Online, online, row, say
 from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, pairs, whole
 from sensor.cli.status import FINDINGS
-from sensor.errors import ActError, ConfigError, HostError, UnreachableError
+from sensor.errors import ActError, ConfigError, HostError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from sensor.config import Config
@@ -160,16 +160,20 @@ def test(output: str, file: str) -> int:
 @click.option(
     "--sandbox", metavar="SANDBOX", required=True, shell_complete=complete.sandboxes, help="Its name in the log."
 )
-def suggest(config_path: str | None, output: str, sandbox: str) -> None:
+@click.option("--class", "class_", metavar="NAME", default="suggested", show_default=True, help="Of what is written.")
+def suggest(config_path: str | None, output: str, sandbox: str, class_: str) -> None:
     """Write a class that allows what SANDBOX was seen to do in the event log, and no more. Read it before it is used.
 
     Works from the log alone, also of a sandbox that has ended.
     """
     config = settings(config_path)
     seen = _Seen(config, sandbox)
-    text = seams.suggest(seen.lines())
-    if not seen.matched:
-        raise find.unknown(sandbox, sorted(seen.names))
+    try:
+        text = seams.suggest(seen.lines(), sandbox, class_)
+    except UsageError:
+        if seen.matched:
+            raise
+        raise find.unknown(sandbox, sorted(seen.names)) from None
     if output == "json":
         json_line({"sandbox": sandbox, "lines": seen.matched, "policy": text})
     else:

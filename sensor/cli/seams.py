@@ -56,9 +56,9 @@ def warnings(config: Config, file: str) -> list[Row]:
     ]
 
 
-def suggest(lines: Iterable[bytes]) -> str:
-    """YAML: what a sandbox was seen to do, as a class."""
-    text: str = _module("sensor.respond.suggest").suggest(lines)
+def suggest(lines: Iterable[bytes], sandbox: str, class_name: str) -> str:
+    """YAML: what a sandbox was seen to do, as a class. :raises UsageError: it cannot be called so, or did nothing."""
+    text: str = _module("sensor.respond.suggest").suggest(lines, sandbox, class_name)
     return text
 
 

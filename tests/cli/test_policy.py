@@ -155,9 +155,7 @@ def test_examples_that_fail_are_10(
     assert main(["policy", "test", str(here / "c.yaml")]) == 0
 
 
-def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = EventLog(load(str(here / "c.yaml")), lambda *_: None)
     log.recover()
     for position in range(3):
@@ -165,17 +163,16 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
         log.add_activity(samples.process_creation(position=100 + position, SandboxName="agent-2", SandboxId=12))
     log.flush()
     log.close()
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: f"seen: {len(list(lines))}\nof: '\x1b[2J'\n")
     for word in ("agent-1", "11"):
-        assert main(["policy", "suggest", "--sandbox", word]) == 0
-        assert capsys.readouterr().out == "seen: 3\nof: '\\x1b[2J'\n"
+        assert main(["policy", "suggest", "--sandbox", word, "--class", "mine"]) == 0
+        out = capsys.readouterr().out
+        assert "from 3 lines" in out and '\n  "mine":\n' in out
+    assert main(["policy", "suggest", "--sandbox", "agent-1", "--class", "a b"]) == 2
+    assert "class: expected" in capsys.readouterr().err
     assert main(["policy", "suggest", "--sandbox", "agent1"]) == 3
     assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-1, agent-2\n")
 
 
-def test_nothing_to_suggest_from_is_1(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: str(list(lines)))
+def test_nothing_to_suggest_from_is_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "suggest", "--sandbox", "agent-1"]) == 1
     assert "no log at" in capsys.readouterr().err

@@ -171,7 +171,7 @@ def suggest(config_path: str | None, output: str, sandbox: str, class_: str) -> 
     try:
         text = seams.suggest(seen.lines(), sandbox, class_)
     except UsageError:
-        if seen.matched:
+        if seen.matched or not seen.whole:
             raise
         raise find.unknown(sandbox, sorted(seen.names)) from None
     if output == "json":
@@ -235,6 +235,7 @@ class _Seen:
         self._path = os.path.join(config.paths.log, config.log.file)
         self._sandbox = sandbox
         self.matched = 0
+        self.whole = False  # all of the log was read
         self.names: set[str] = set()
 
     def lines(self) -> Iterator[bytes]:
@@ -256,6 +257,7 @@ class _Seen:
             if self._sandbox in (name, str(record.get("SandboxId"))):
                 self.matched += 1
                 yield line
+        self.whole = True
 
 
 def _readable(path: str) -> None:

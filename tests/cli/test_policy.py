@@ -14,7 +14,7 @@ from sensor.export.log import EventLog
 from tests.cli.fake_daemon import Api
 from tests.export import samples
 
-BAD = 'instance: A\nclasses:\n  a:\n    mode: enforced\n    granted_devices: ["\\e[2J"]\n'
+BAD = 'instance: A\nclasses:\n  a:\n    mode: enforced\n    when_unrecorded: "\\e[2J"\n'
 
 
 def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.Capt
     assert err == ""
     assert [line.split(": ")[:2] for line in out.splitlines()] == [
         [f"{file}:4", "classes.a.mode"],
-        [f"{file}:5", "classes.a.granted_devices[0]"],
+        [f"{file}:5", "classes.a.when_unrecorded"],
     ]
     assert main(["policy", "check", str(file), "-o", "json"]) == 10
     first, second = map(json.loads, capsys.readouterr().out.splitlines())

@@ -42,10 +42,12 @@ def act(word):
         os.close(os.open("/dev/fuse", os.O_RDONLY))
     elif word == "send":
         kept[-1].send(b"x")
+    elif word == "mine":
+        kept[-1].send(b'{"id":1,"method":"mining.subscribe","params":["worker/1.0"]}\\n')
     elif word == "count":
         return counted
     else:
-        words = ["/usr/bin/true"] if word == "exec" else ["/usr/bin/true", "x-7-x"]
+        words = ["/usr/bin/true"] if word == "exec" else ["/usr/bin/true", "x-%d-x" % 7]
         return subprocess.call(words) or "ok"
     return "ok"
 print("ready", flush=True)
@@ -63,7 +65,7 @@ while read -r word; do
     device) (exec 8</dev/fuse) ;;
     count) counted=$((counted + 1)); echo $counted; continue ;;
     exec) /usr/bin/true ;;
-    *) /usr/bin/true x-7-x ;;
+    *) /usr/bin/true x-$((3 + 4))-x ;;
   esac 2>/dev/null
   status=$?
   [ $status -eq 0 ] && echo ok || echo "$status"

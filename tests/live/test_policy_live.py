@@ -1,9 +1,10 @@
-"""What follows a detection, class by class, and what a class refuses: as the kernel does it, and as `pinfold policy` says."""
+"""What follows a detection, and what a class refuses: as the kernel does it, and as `pinfold policy` says."""
 
 from __future__ import annotations
 
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,7 @@ def test_a_score_decides(sensor: Running, network: Network, server: socket.socke
             sensor.until(lambda: ("quarantine", "done") in outcomes(sensor, box.id), "it is quarantined")
             peer.settimeout(20)
             with pytest.raises(ConnectionResetError):
-                while peer.recv(1024):
-                    pass
+                deque(iter(lambda: peer.recv(1024), b""), 0)
         end(sensor, "kill", box.name)
 
 
@@ -274,10 +274,8 @@ def test_what_a_run_suggests_is_a_policy_under_which_it_runs(sensor: Running, ne
         other = network.port()
         with worker(sensor, network, (SERVER, other), name=f"learnt-{unique()}") as box:
             assert box.do("connect") == ["EPERM"]
-            found = pinfold(
-                sensor, "policy", "explain", "--sandbox", box.name, "--connect", f"{SERVER}:{other}", "-o", "json"
-            )
-            assert found.row["verdict"] == "refused"
+            question = ("--sandbox", box.name, "--connect", f"{SERVER}:{other}")
+            assert pinfold(sensor, "policy", "explain", *question, "-o", "json").row["verdict"] == "refused"
     finally:
         sensor.file.write_text(before)
         pinfold(sensor, "policy", "reload", *WHY)

@@ -87,7 +87,7 @@ class Daemon:
         enricher = Enricher(config, mount)
         enricher.sandboxes.reclassified = self._reclassified
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
-        responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
+        responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming, told=self._say)
         ruleset = rules.result()
         self._network = Network(
             config, self._kernel.tables, enricher, self._metrics, self._folder, self._kernel.is_gpu, log.add_notice

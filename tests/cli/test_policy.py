@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from sensor.cli import main
 from sensor.config import load
-from sensor.errors import UsageError
 from sensor.export.log import EventLog
 from tests.cli.fake_daemon import Api
 from tests.export import samples
@@ -143,9 +141,7 @@ def test_examples_that_fail_are_10(
     assert main(["policy", "test", str(here / "c.yaml")]) == 0
 
 
-def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = EventLog(load(str(here / "c.yaml")), lambda *_: None)
     log.recover()
     for position in range(3):
@@ -153,23 +149,16 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
         log.add_activity(samples.process_creation(position=100 + position, SandboxName="agent-2", SandboxId=12))
     log.flush()
     log.close()
-
-    def suggest(lines: Iterable[bytes], sandbox: str, class_name: str) -> str:
-        if not (seen := len(list(lines))):
-            raise UsageError("the log has nothing of it")
-        return f"{class_name}: {seen}\nof: '\x1b[2J'\n"
-
-    stand_in(monkeypatch, "suggest", suggest=suggest)
     for word in ("agent-1", "11"):
-        assert main(["policy", "suggest", "--sandbox", word]) == 0
-        assert capsys.readouterr().out == "suggested: 3\nof: '\\x1b[2J'\n"
+        assert main(["policy", "suggest", "--sandbox", word, "--class", "mine"]) == 0
+        out = capsys.readouterr().out
+        assert "from 3 lines" in out and '\n  "mine":\n' in out
+    assert main(["policy", "suggest", "--sandbox", "agent-1", "--class", "a b"]) == 2
+    assert "class: expected" in capsys.readouterr().err
     assert main(["policy", "suggest", "--sandbox", "agent1"]) == 3
     assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-1, agent-2\n")
 
 
-def test_nothing_to_suggest_from_is_1(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stand_in(monkeypatch, "suggest", suggest=lambda lines, _sandbox, _class: str(list(lines)))
+def test_nothing_to_suggest_from_is_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "suggest", "--sandbox", "agent-1"]) == 1
     assert "no log at" in capsys.readouterr().err

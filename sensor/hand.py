@@ -35,9 +35,10 @@ from sensor.respond.responder import Responder
 from sensor.respond.silences import Silences
 from sensor.respond.table import Host
 
-FACTS_LINES = 20_000  # of the log's end that are looked at: some 10 ms, once a quarantine
+FACTS_LINES = 5_000  # of the log's end that are looked at: some 10 ms, once a quarantine
 FACTS_EVENTS = 500
 FACTS_DETECTIONS = 200
+FACTS_FLOWS = 1000
 EVIDENCE = "evidence"  # below paths.state
 _ASK: dict[str, Callable[[str], Question]] = {
     "connect": questions.connect,
@@ -141,11 +142,13 @@ class Hand:
         return sandbox.born_ns + time.time_ns() - time.monotonic_ns()
 
     def _facts(self, record: Record) -> bytes:
-        """What the sensor knows of a sandbox, for its evidence: the order, and its last events and detections."""
+        """What the sensor knows of a sandbox, for its evidence: the order, its last events and detections, and its
+        flows with their bytes, since the kernel has none of the sockets any more that were destroyed."""
         self._log.flush()
         mark = b'"SandboxId":%d,' % record.order.sandbox_id
         events: list[msgspec.Raw] = []
         detections: list[msgspec.Raw] = []
+        flows: list[msgspec.Raw] = []
         try:
             for line in islice(backwards(self._log.path), FACTS_LINES):
                 if mark not in line:
@@ -153,6 +156,9 @@ class Hand:
                 if b'"kind":"detection"' in line[:64]:
                     if len(detections) < FACTS_DETECTIONS:
                         detections.append(msgspec.Raw(line))
+                elif b'"category":"network_flow"' in line[:128]:
+                    if len(flows) < FACTS_FLOWS:
+                        flows.append(msgspec.Raw(line))
                 elif len(events) < FACTS_EVENTS:
                     events.append(msgspec.Raw(line))
         except OSError:
@@ -162,7 +168,13 @@ class Hand:
             {} if sandbox is None else {"class": sandbox.class_, "runtime": sandbox.runtime, "labels": sandbox.labels}
         )
         return msgspec.json.encode(
-            {"order": record.order, "sandbox": known, "detections": detections[::-1], "events": events[::-1]}
+            {
+                "order": record.order,
+                "sandbox": known,
+                "detections": detections[::-1],
+                "flows": flows[::-1],
+                "events": events[::-1],
+            }
         )
 
     # What operations ask for.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from sensor.enrich.sandboxes.registry import Sandbox
 from sensor.errors import ActError
 from sensor.events.detection import Detection
 from sensor.export.log import EventLog
-from sensor.export.reader import backwards
+from sensor.export.reader import latest_with
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.operations.front import Front
@@ -35,7 +34,7 @@ from sensor.respond.responder import Responder
 from sensor.respond.silences import Silences
 from sensor.respond.table import Host
 
-FACTS_LINES = 5_000  # of the log's end that are looked at: some 10 ms, once a quarantine
+FACTS_BYTES = 4 * 1024 * 1024  # of the log's end
 FACTS_EVENTS = 500
 FACTS_DETECTIONS = 200
 FACTS_FLOWS = 1000
@@ -150,9 +149,7 @@ class Hand:
         detections: list[msgspec.Raw] = []
         flows: list[msgspec.Raw] = []
         try:
-            for line in islice(backwards(self._log.path), FACTS_LINES):
-                if mark not in line:
-                    continue
+            for line in latest_with(self._log.path, mark, FACTS_BYTES):
                 if b'"kind":"detection"' in line[:64]:
                     if len(detections) < FACTS_DETECTIONS:
                         detections.append(msgspec.Raw(line))

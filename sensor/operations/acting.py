@@ -23,6 +23,7 @@ from sensor.respond.nevertouch import Refusal
 
 STEPS = ("network", "sockets", "devices", "exec", "freeze", "evidence", "hold")
 MOST_TOLD = 1024  # tgids
+_WHOLE = 4096  # no path of a cgroup is longer
 
 Answer = dict[str, Any]
 
@@ -172,5 +173,7 @@ def would(*what: str) -> Answer:
 
 
 def told(record: Record) -> Answer:
-    """A record as it is told: its members."""
-    return {name: getattr(record, name) for name in record.__struct_fields__}  # type: ignore[attr-defined]
+    """A record as it is told: its members. A cgroup's name is bytes, and JSON is not."""
+    found = {name: getattr(record, name) for name in record.__struct_fields__}  # type: ignore[attr-defined]
+    order = {name: getattr(record.order, name) for name in record.order.__struct_fields__}  # type: ignore[attr-defined]
+    return found | {"order": order | {name: text(order[name], _WHOLE) for name in ("path", "name")}}

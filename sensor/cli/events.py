@@ -126,9 +126,10 @@ def live(config: Config, stream: str, wanted: Callable[[Record], bool], printer:
             why = str(unreachable)
     path = log_path(config)
     readable(path)
+    follower = Follower(path)  # before it is said: what is written from now on is shown
     if why:
         say(f"{why}; following the log")
-    _along(Follower(path), _Records(wanted), printer)
+    _along(follower, _Records(wanted), printer)
 
 
 def told(record: Record, wanted: Callable[[Record], bool], printer: Printer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -164,9 +165,11 @@ class Hand:
         known = (
             {} if sandbox is None else {"class": sandbox.class_, "runtime": sandbox.runtime, "labels": sandbox.labels}
         )
+        # The standard library's, since the path is bytes: msgspec's has no room for what is no UTF-8.
+        order = msgspec.Raw(json.dumps(msgspec.to_builtins(record.order)).encode())
         return msgspec.json.encode(
             {
-                "order": record.order,
+                "order": order,
                 "sandbox": known,
                 "detections": detections[::-1],
                 "flows": flows[::-1],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sensor.cli import complete, find
+from sensor.cli import complete, reach
 from sensor.cli.acting import can_consent, consent, destruction, reason_of
 from sensor.cli.common import config_option, json_line, settings
 from sensor.cli.escape import escape
@@ -26,7 +26,7 @@ def kill(config_path: str | None, name: str, *, reason: str | None, dry_run: boo
     can_consent(yes, dry_run)
     why = reason_of(reason, dry_run)
     reached = hand(settings(config_path))
-    sandbox = find.sandbox(reached.sandboxes(), name)
+    sandbox = reach.sandbox(reached, name)
     number = whole(sandbox.get("processes"))
     consent(f"Kill {cell(sandbox.get('name'))} ({number} {'process' if number == 1 else 'processes'})?", yes, dry_run)
     answer = reached.kill_sandbox(sandbox, why, dry_run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sensor.cli import asking, complete, find
+from sensor.cli import asking, complete, find, reach
 from sensor.cli.acting import mutation, reason_of
 from sensor.cli.common import config_file, config_option, json_line, settings
 from sensor.cli.escape import escape
@@ -127,7 +127,7 @@ def explain(
     else:
         assert sandbox is not None
         reached = online(config)
-        known = find.sandbox(reached.sandboxes(), sandbox)
+        known = reach.sandbox(reached, sandbox)
         answer = row(reached.client.post("/v1/policy/explain", {"sandbox": str(int(known["id"])), **question}))
     # Where it says so tells the key and the line too.
     told = {name: value for name, value in answer.items() if "where" not in answer or name not in _IN_WHERE}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from sensor.cli import complete, find
+from sensor.cli import complete, find, reach
 from sensor.cli.acting import can_consent, consent, destruction, mutation, reason_of
 from sensor.cli.common import config_option, settings
 from sensor.cli.find import IN_FORCE, order
@@ -82,7 +82,7 @@ def add(
         raise click.UsageError(f"--on-expiry {on_expiry} needs --ttl: without it nothing expires")
     why = reason_of(reason, dry_run)
     reached = online(settings(config_path))
-    sandbox = find.sandbox(reached.sandboxes(), name)
+    sandbox = reach.sandbox(reached, name)
     body = {
         "sandbox": str(int(sandbox["id"])),  # a name could be another's by now
         "reason": why,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from sensor.cli import find
 from sensor.cli.common import json_line
 from sensor.cli.escape import escape
 from sensor.cli.show import Row, cell
-from sensor.errors import ClientError, UnreachableError
+from sensor.errors import ClientError, NotFoundError, UnreachableError
 
 if TYPE_CHECKING:
     from sensor.config import Config
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STRANGE = "are the sensor and this command of one version?"
 _POLL_S = 0.05
+_KEPT_S = 0.6  # the api keeps an answer for half a second: one that was born since is not in it
 
 
 class Hand(Protocol):
@@ -96,6 +98,17 @@ def hand(config: Config) -> Hand:
         say(f"{why}; going on alone, on pins, ledger and cgroups")
         return found
     return reached
+
+
+def sandbox(reached: Hand, word: str) -> Row:
+    """The one that is meant. :raises NotFoundError: with the nearest. :raises UsageError: several are."""
+    try:
+        return find.sandbox(reached.sandboxes(), word)
+    except NotFoundError:
+        if not reached.online:
+            raise
+        time.sleep(_KEPT_S)
+        return find.sandbox(reached.sandboxes(), word)
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sensor.cli import complete, find
+from sensor.cli import complete, reach
 from sensor.cli.common import config_option, json_line, settings
 from sensor.cli.escape import escape
 from sensor.cli.reach import online, row, rows
@@ -96,7 +96,7 @@ def list_(config_path: str | None, output: str) -> None:
 def describe(config_path: str | None, output: str, name: str) -> None:
     """Describe SANDBOX: its name, cgroup id or cgroup path."""
     reached = online(settings(config_path))
-    found = find.sandbox(reached.sandboxes(), name)
+    found = reach.sandbox(reached, name)
     known = row(reached.client.get(f"/v1/sandboxes/{int(found['id'])}"))
     facts(output, known, pairs({name: value for name, value in known.items() if name != "flows"}, output))
     flows = known.get("flows")
@@ -115,7 +115,7 @@ def tree(config_path: str | None, output: str, name: str) -> None:
     -o json: the sensor's answer; compact: tgid, parent's tgid and command line, separated by tabs.
     """
     reached = online(settings(config_path))
-    found = find.sandbox(reached.sandboxes(), name)
+    found = reach.sandbox(reached, name)
     answer = reached.client.get(f"/v1/sandboxes/{int(found['id'])}/tree")
     if output == "json":
         json_line(answer)

@@ -24,6 +24,7 @@ from sensor.respond.nevertouch import Refusal
 STEPS = ("network", "sockets", "devices", "exec", "freeze", "evidence", "hold")
 MOST_TOLD = 1024  # tgids
 _UNTOLD = frozenset({"stopped", "spared"})  # of a record: thousands of processes
+_WHOLE = 4096  # no path of a cgroup is longer
 
 Answer = dict[str, Any]
 
@@ -174,6 +175,9 @@ def would(*what: str) -> Answer:
 
 
 def told(record: Record) -> Answer:
-    """A record as it is told: its members, but for what only whoever carries it out needs."""
+    """A record as it is told: its members, but for what only whoever carries it out needs. A cgroup's name is bytes, and
+    JSON is not."""
     names = record.__struct_fields__  # type: ignore[attr-defined]
-    return {name: getattr(record, name) for name in names if name not in _UNTOLD}
+    found = {name: getattr(record, name) for name in names if name not in _UNTOLD}
+    order = {name: getattr(record.order, name) for name in record.order.__struct_fields__}  # type: ignore[attr-defined]
+    return found | {"order": order | {name: text(order[name], _WHOLE) for name in ("path", "name")}}

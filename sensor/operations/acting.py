@@ -175,7 +175,7 @@ def would(*what: str) -> Answer:
 
 
 def told(record: Record) -> Answer:
-    """A record as it is told: its members, but for what only whoever carries it out needs. A cgroup's name is bytes, and
+    """A record as it is told: its members, but for what only who carries it out needs. A cgroup's name is bytes, and
     JSON is not."""
     names = record.__struct_fields__  # type: ignore[attr-defined]
     found = {name: getattr(record, name) for name in names if name not in _UNTOLD}

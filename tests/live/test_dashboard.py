@@ -16,6 +16,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from sensor.config import load
+from sensor.control.client import Client
 from sensor.demo.acts import acts
 from sensor.demo.child import Child
 from sensor.demo.gpu import nodes
@@ -137,8 +139,20 @@ class Observed:
             self._run(WORK, ["/usr/bin/python3", "-I", "-S", "-c", HOLD])
             for agent, plan in plans.items():
                 self._run(agent, [str(programs / "agent.py"), str(plan), str(results)])
+            self._quarantine(f"held-{turn}")
         undo.wait(PAUSE_SECONDS)
         self.end = time.time()
+
+    def _quarantine(self, name: str) -> None:
+        """Held for longer than a scrape, then ended."""
+        child = Child(name, self._sensor.sandbox(name, ["/bin/sleep", "60"]), self._folder / "runs.out", self._undo)
+        client = Client.of(load(str(self._sensor.config)))
+        assert self._undo.until(lambda: any(one["name"] == name for one in client.sandboxes()), END_SECONDS)
+        made = client.add_quarantine(name, "a test")["id"]
+        assert self._undo.until(lambda: client.quarantine(made)["state"] == "held", END_SECONDS)
+        self._undo.wait(2 * SCRAPE_SECONDS)
+        client.kill_quarantine(made, "it is over")
+        assert self._undo.until(lambda: child.status is not None, END_SECONDS), child.said()
 
     def _run(self, name: str, command: list[str]) -> None:
         child = Child(

@@ -70,9 +70,8 @@ static void *(*task_registers)(void *task) = (void *)175; /* bpf_task_pt_regs, 5
 int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   u32 capability = ctx->args[3];
   if (capability != PF_CAP_SYS_ADMIN && capability != PF_CAP_BPF && capability != PF_CAP_PERFMON) return 0;
-  u64 call = 0;
-  void *registers = task_registers(current_task());
-  read_kernel(&call, sizeof(call), registers + PF_ORIG_AX);
+  /* Typed memory to the verifier, which lets it be read without a call. */
+  u64 call = *(volatile u64 *)(task_registers(current_task()) + PF_ORIG_AX);
   int bpf = call == PF_SYS_BPF || call == PF_SYS_BPF_I386;
   if (bpf == (capability == PF_CAP_PERFMON)) return 0;
   void *ns = (void *)ctx->args[1];

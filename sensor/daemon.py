@@ -18,11 +18,10 @@ from sensor.bpf.objects import Generation
 from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
 from sensor.config import Config, complete, load, rule_paths
-from sensor.control.link import CoreLink, Desk
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
-from sensor.errors import HostError, PinfoldError
+from sensor.errors import HostError, PinfoldError, RefusedError
 from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
@@ -32,6 +31,7 @@ from sensor.kernel import Kernel, ring_of
 from sensor.metrics import Metrics
 from sensor.network import Network
 from sensor.notify import Notifier
+from sensor.operations.front import Front
 from sensor.pipeline import Pipeline
 from sensor.reload import Reload
 from sensor.reports import Reports
@@ -62,7 +62,6 @@ class Daemon:
         self._stopping = False
         self._next_tick = 0
         self._next_pulse = 0
-        self._next_refusal = 0
 
     # Starting.
 
@@ -80,14 +79,15 @@ class Daemon:
         listeners = listen_when_free(config)
         self._kernel = Kernel(config, mount)
         # Not before: its imports would take the compilers' time. Whoever asks already waits at the listener.
-        self._link = self._spawn_api(listeners)
+        front = Front(config, self._metrics, say)
+        self._link = front.spawn(listeners)
         self._arming = Arming(config.paths.state)
         log = EventLog(config, self._count_lost)
         recovery = log.recover()
         enricher = Enricher(config, mount)
         enricher.sandboxes.reclassified = self._reclassified
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
-        responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming)
+        responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming, told=self._say)
         ruleset = rules.result()
         self._network = Network(
             config, self._kernel.tables, enricher, self._metrics, self._folder, self._kernel.is_gpu, log.add_notice
@@ -106,7 +106,7 @@ class Daemon:
             self._metrics, self._notifier, self._reloaded,
         )  # fmt: skip
         self._hand = Hand(
-            lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, self._network, responder,
+            front, lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, responder,
             self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
@@ -126,7 +126,10 @@ class Daemon:
         self._hand.reloaded(config)
 
     def _reclassified(self, sandbox_id: int, name: str) -> None:
-        self._kernel.classify(sandbox_id, name)
+        try:
+            self._kernel.classify(sandbox_id, name)
+        except RefusedError as error:
+            self._say(f"the kernel does not take the class {name} of a sandbox: {error}", SandboxId=sandbox_id)
         self._guard.reclassified(sandbox_id)
 
     def _own_pids(self) -> tuple[int, ...]:
@@ -136,23 +139,6 @@ class Daemon:
     def _journal(self, response: Response) -> None:
         """The pipeline journals, since its order of lines is what makes a crash harmless; it is made later."""
         self._pipeline.journal(response)
-
-    def _spawn_api(self, listeners: list[Listener]) -> CoreLink:
-        providers = {
-            "metrics": self._metrics.snapshot,
-            "status": lambda: self._hand.operations.status(),  # noqa: PLW0108 - made after the api is started
-            "sandboxes": lambda: self._reports.sandboxes(),  # noqa: PLW0108
-            "rules": lambda: self._reports.rules(),  # noqa: PLW0108
-        }
-        desk = Desk(
-            self._config.control,
-            lambda name, body, caller: self._hand.operations.answer(name, body, caller),  # noqa: PLW0108
-            os.path.join(self._config.paths.log, self._config.log.file),
-            lambda path: self._enricher.sandboxes.outermost(path) is not None,
-        )
-        return CoreLink.spawn(
-            listeners, providers, sandboxed=self._sandboxed, metrics=self._metrics, say=say, desk=desk
-        )
 
     def _begin(self, listeners: list[Listener]) -> None:
         """Fill the maps, attach, switch over, look at what is there already, and test what the probes see."""
@@ -333,21 +319,6 @@ class Daemon:
     def _folder(self, sandbox_id: int) -> str | None:
         path = self._sandbox_path(sandbox_id)
         return None if path is None else f"{self._kernel.mount}/{path}"
-
-    def _sandboxed(self, tgid: int, cgroup_path: str) -> bool:
-        known = self._enricher.processes.get(tgid)
-        inside = known is not None and known.sandbox_id != 0
-        inside = inside or self._enricher.sandboxes.outermost(cgroup_path) is not None
-        if inside:
-            self._peer_refused(tgid, cgroup_path)
-        return inside
-
-    def _peer_refused(self, tgid: int, cgroup_path: str) -> None:
-        """Nobody inside a sandbox has business here. Told once a second: who is refused may come again and again."""
-        if time.monotonic_ns() >= self._next_refusal:
-            self._next_refusal = time.monotonic_ns() + TICK_NS
-            text = "critical: a process of a sandbox asked the sensor's own sockets, and was refused"
-            self._log.add_notice(text, ProcessId=tgid, cgroup=cgroup_path)
 
     # Ending.
 

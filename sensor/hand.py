@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from sensor.config import Config
+from sensor.enrich import gpus
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.registry import Sandbox
 from sensor.errors import ActError
 from sensor.events.detection import Detection
 from sensor.export.log import EventLog
-from sensor.export.reader import backwards
+from sensor.export.reader import latest_with
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
-from sensor.network import Network
-from sensor.operations.operations import Operations
+from sensor.operations.front import Front
 from sensor.operations.parts import Asked, Parts
 from sensor.pipeline import Pipeline
 from sensor.reports import Reports
@@ -35,9 +34,10 @@ from sensor.respond.responder import Responder
 from sensor.respond.silences import Silences
 from sensor.respond.table import Host
 
-FACTS_LINES = 20_000  # of the log's end that are looked at: some 10 ms, once a quarantine
+FACTS_BYTES = 4 * 1024 * 1024  # of the log's end
 FACTS_EVENTS = 500
 FACTS_DETECTIONS = 200
+FACTS_FLOWS = 1000
 EVIDENCE = "evidence"  # below paths.state
 _ASK: dict[str, Callable[[str], Question]] = {
     "connect": questions.connect,
@@ -52,12 +52,12 @@ class Hand:
 
     def __init__(  # noqa: PLR0917 - what it joins
         self,
+        front: Front,
         config: Callable[[], Config],
         file: str | None,
         kernel: Kernel,
         enricher: Enricher,
         pipeline: Pipeline,
-        network: Network,
         responder: Responder,
         reports: Reports,
         log: EventLog,
@@ -68,7 +68,7 @@ class Hand:
         reload: Callable[[], None],
     ) -> None:
         self._config, self._file, self._kernel, self._log, self._say = config, file, kernel, log, say
-        self._enricher, self._network = enricher, network
+        self._enricher, self._responder = enricher, responder
         settings, state = config().quarantine, config().paths.state
         self.quarantines = Quarantines(
             host, kernel.denials, settings, metrics, log.add_notice,
@@ -80,7 +80,7 @@ class Hand:
         )  # fmt: skip
         self.silences = Silences(state, say)
         responder.quarantine, responder.silences = self._hold, self.silences
-        self.operations = Operations(
+        self.operations = front.open(
             Parts(
                 config=config, mount=kernel.mount, enricher=enricher, pipeline=pipeline, reports=reports, log=log,
                 metrics=metrics, arming=arming, arm=kernel.arm, reload=reload, killer=responder.sandboxes,
@@ -98,6 +98,7 @@ class Hand:
         """After what is there was looked at: what the ledger says is so again, and what was begun is finished."""
         for line in self.quarantines.recover():
             self._say(line)
+        self._warn(self._config())
 
     def tick(self, now_ns: int) -> None:
         self.quarantines.tick(now_ns)
@@ -108,6 +109,12 @@ class Hand:
 
     def reloaded(self, config: Config) -> None:
         self.quarantines.reload(config.quarantine)
+        self._warn(config)
+
+    def _warn(self, config: Config) -> None:
+        """What is in the configuration and does not hold as yet."""
+        for line in (*gpus.resolve(config, gpus.drivers()).pending, *self._responder.policy.unbound):
+            self._say(line)
 
     def close(self) -> None:
         self.quarantines.close()
@@ -134,18 +141,21 @@ class Hand:
         return sandbox.born_ns + time.time_ns() - time.monotonic_ns()
 
     def _facts(self, record: Record) -> bytes:
-        """What the sensor knows of a sandbox, for its evidence: the order, and its last events and detections."""
+        """What the sensor knows of a sandbox, for its evidence: the order, its last events and detections, and its
+        flows with their bytes, since the kernel has none of the sockets any more that were destroyed."""
         self._log.flush()
         mark = b'"SandboxId":%d,' % record.order.sandbox_id
         events: list[msgspec.Raw] = []
         detections: list[msgspec.Raw] = []
+        flows: list[msgspec.Raw] = []
         try:
-            for line in islice(backwards(self._log.path), FACTS_LINES):
-                if mark not in line:
-                    continue
+            for line in latest_with(self._log.path, mark, FACTS_BYTES):
                 if b'"kind":"detection"' in line[:64]:
                     if len(detections) < FACTS_DETECTIONS:
                         detections.append(msgspec.Raw(line))
+                elif b'"category":"network_flow"' in line[:128]:
+                    if len(flows) < FACTS_FLOWS:
+                        flows.append(msgspec.Raw(line))
                 elif len(events) < FACTS_EVENTS:
                     events.append(msgspec.Raw(line))
         except OSError:
@@ -155,7 +165,13 @@ class Hand:
             {} if sandbox is None else {"class": sandbox.class_, "runtime": sandbox.runtime, "labels": sandbox.labels}
         )
         return msgspec.json.encode(
-            {"order": record.order, "sandbox": known, "detections": detections[::-1], "events": events[::-1]}
+            {
+                "order": record.order,
+                "sandbox": known,
+                "detections": detections[::-1],
+                "flows": flows[::-1],
+                "events": events[::-1],
+            }
         )
 
     # What operations ask for.
@@ -163,6 +179,15 @@ class Hand:
     def _explain(self, sandbox: Sandbox, question: Mapping[str, str]) -> Mapping[str, Any]:
         ((kind, text),) = question.items()
         answer = explain(self._config(), sandbox.class_, _ASK[kind](text), file=self._file)
+        held = self.quarantines.of(sandbox.id)
+        if held is not None and held.deny:
+            return {
+                "class": sandbox.class_,
+                "verdict": "refused",
+                "why": f"the sandbox is in quarantine: {held.order.reason}",
+                "where": f"pinfold quarantine describe {held.id}",
+                "notes": (f"released, it would be {answer.verdict}: {answer.why}",),
+            }
         return {
             "class": sandbox.class_,
             "verdict": answer.verdict,

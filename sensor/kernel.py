@@ -26,7 +26,7 @@ from sensor.events.layouts import ABI, Cgroup, Type
 from sensor.respond import prefixes
 from sensor.respond.egress import egress_entries
 from sensor.respond.executables import executable_entries
-from sensor.respond.policy import UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
+from sensor.respond.policy import DEFAULT_CLASS, UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
 
 REPEAT_FLUSH_NS = 1_000_000_000
 MOST_IMAGES = 4096  # files whose denied content is remembered over a reload
@@ -122,8 +122,7 @@ class Kernel:
 
     def classify(self, sandbox_id: int, name: str) -> None:
         """What is known of a sandbox beyond its path gave it a class, or took it away."""
-        if (number := self._numbers.get(name)) is not None:
-            self.tables.add_sandbox(sandbox_id, number)
+        self.tables.add_sandbox(sandbox_id, self._numbers.get(name, self._numbers[DEFAULT_CLASS]))
 
     def _write_classes(self) -> None:
         self._realtime_ns = time.time_ns() - time.monotonic_ns()

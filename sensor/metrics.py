@@ -91,6 +91,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("pinfold_events_total", "counter", "Events read from the ring, by category.", ("category",), (CATEGORIES,)),
     Metric("pinfold_detections_total", "counter", "Rules that matched.", ("rule", "level"), ((), LEVELS), most=16384),
     Metric(
+        "pinfold_detections_silenced_total",
+        "counter",
+        "Rules that matched while an operator's silence was in force: they are not in pinfold_detections_total.",
+        ("rule", "level"),
+        ((), LEVELS),
+        most=16384,
+    ),
+    Metric(
         "pinfold_responses_total",
         "counter",
         "Responses by outcome; `would` is monitor mode or disarmed.",

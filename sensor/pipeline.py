@@ -209,7 +209,11 @@ class Pipeline:
         name = f"{event_id(activity.generation, activity.position)}/{rule.id}"
         detection = Detection(name, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, activity)
         self.detections[activity.SandboxId] = self.detections.get(activity.SandboxId, 0) + 1
-        self.metrics.count("pinfold_detections_total", (rule.id, rule.level))
+        silences = self.responder.silences
+        silent = silences is not None and silences.matches(detection)
+        # What is silenced pages nobody; it is detected and logged like anything else.
+        counted = "pinfold_detections_silenced_total" if silent else "pinfold_detections_total"
+        self.metrics.count(counted, (rule.id, rule.level))
         if not activity.Existing:
             delay = time.monotonic_ns() - activity.monotonic_ns
             self.metrics.observe("pinfold_detection_latency_seconds", max(0, delay) / 1e9)

@@ -48,6 +48,7 @@ class Reports:
         self._misses = 0
         self._written = 0
         self._peak = 0
+        self.ring = 0, 0  # bytes used at most in the last second, and its size
 
     def started(self) -> None:
         metrics = self._metrics
@@ -69,6 +70,7 @@ class Reports:
         metrics = self._metrics
         metrics.gauge("pinfold_enforcing", (), int(armed))
         metrics.gauge("pinfold_ring_used_bytes", (), self._peak)
+        self.ring = self._peak, self._kernel.ring.size
         self._peak = 0
         metrics.gauge("pinfold_sandboxes", (), len(self._enricher.sandboxes))
         metrics.gauge("pinfold_processes", (), self._enricher.processes.living)

@@ -54,6 +54,7 @@ class Acting:
         self.asked: list[str] = []
         self.on_disk: list[list[str]] = []  # kinds of the lines in the file at the moment of each act
         self.silent = False
+        self.silences = None
 
     def respond(self, detection: Detection) -> list[Response]:
         self.asked.append(detection.id)

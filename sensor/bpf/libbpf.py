@@ -35,6 +35,9 @@ class MapType(IntEnum):
     RINGBUF = 27
 
 
+LSM_MAC = 27  # BPFLSM_MAC
+
+
 class ProgType(IntEnum):
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
@@ -42,6 +45,7 @@ class ProgType(IntEnum):
     CGROUP_DEVICE = 15
     RAW_TRACEPOINT = 17
     CGROUP_SOCK_ADDR = 18
+    LSM = 29
 
 
 class AttachType(IntEnum):
@@ -243,11 +247,12 @@ def delete(descriptor: int, key: bytes) -> bool:
     return deleted
 
 
-def lookup_array(descriptor: int, value: int, entries: int) -> bytes:
-    """Every value of an array, one behind the other, by one system call (BPF_MAP_LOOKUP_BATCH, 5.6)."""
+def lookup_array(descriptor: int, value: int, entries: int, first: int = 0) -> bytes:
+    """`entries` values of an array, one behind the other, by one system call (BPF_MAP_LOOKUP_BATCH, 5.6)."""
     keys, values = ctypes.create_string_buffer(4 * entries), ctypes.create_string_buffer(value * entries)
-    count, after = ctypes.c_uint32(entries), ctypes.c_uint32()
-    result = _lib.bpf_map_lookup_batch(descriptor, None, ctypes.byref(after), keys, values, ctypes.byref(count), None)
+    count, after, before = ctypes.c_uint32(entries), ctypes.c_uint32(), ctypes.c_uint32(first - 1)
+    start = ctypes.byref(before) if first else None
+    result = _lib.bpf_map_lookup_batch(descriptor, start, ctypes.byref(after), keys, values, ctypes.byref(count), None)
     if count.value != entries:
         _check(result, "reading a map")
     return values.raw[: value * count.value]
@@ -328,11 +333,17 @@ def map_entries(descriptor: int) -> int:
     return int.from_bytes(info(descriptor)[16:20], sys.byteorder)
 
 
-def try_load(kind: int, instructions: Sequence[int], attach: int = 0) -> tuple[int, str]:
+def hook_type(hook: str) -> int:
+    """BTF id of what an LSM program for `hook` attaches to; below 0 where the kernel has none."""
+    return int(_lib.libbpf_find_vmlinux_btf_id(hook.encode(), LSM_MAC))
+
+
+def try_load(kind: int, instructions: Sequence[int], attach: int = 0, attach_to: int = 0) -> tuple[int, str]:
     """(1 if the kernel loads the program, 0 if not, below 0 where rights or memory say nothing; its log)."""
     program = (ctypes.c_uint64 * len(instructions))(*instructions)
     log = ctypes.create_string_buffer(16384)
     options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions), attempts=1, expected_attach_type=attach)
+    options.attach_btf_id = attach_to
     options.log_level, options.log_size, options.log_buf = 1, len(log), ctypes.addressof(log)
     count = ctypes.c_size_t(len(instructions))
     result = _lib.bpf_prog_load(kind, b"pinfold_probe", b"GPL", program, count, ctypes.byref(options))

@@ -126,7 +126,10 @@ def _responses(record: Record) -> Pairs:
     for index, one in enumerate(outcomes[:_MOST]):
         yield "Responses" if not index else "", f"{text(one, 'time')[11:23]} {response(one)}"
     if not outcomes:
-        yield "Responses", "none"
+        yield (
+            "Responses",
+            "none" if isinstance(responses, list) else "not known: they stand in the log, which is root's",
+        )
 
 
 def _number(value: Any) -> int:

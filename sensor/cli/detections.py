@@ -57,7 +57,7 @@ def list_(
     from sensor.cli.show import emit  # noqa: PLC0415
 
     wanted = Wanted(**chosen, since_ns=since_ns or 0)
-    found = Detections(settings(config_path)).some(wanted)
+    found = Detections(settings(config_path), unredacted).some(wanted)
     if output == "json":
         for one in found:
             click.echo(json_text(one, None, unredacted))
@@ -114,7 +114,7 @@ def describe(config_path: str | None, output: str, unredacted: bool, id_: str) -
     from sensor.cli.show import facts  # noqa: PLC0415
     from sensor.export.redact import redact  # noqa: PLC0415
 
-    found = Detections(settings(config_path)).one(id_)
+    found = Detections(settings(config_path), unredacted).one(id_)
     if output == "json":
         click.echo(json_text(found, None, unredacted))
         return
@@ -122,7 +122,7 @@ def describe(config_path: str | None, output: str, unredacted: bool, id_: str) -
     facts(output, shown, described(shown))
 
 
-@detections.command(short_help="Detections from now on, and what is done about them.")
+@detections.command(short_help="Detections from now on.")
 @config_option
 @_sandbox
 @_level
@@ -130,7 +130,7 @@ def describe(config_path: str | None, output: str, unredacted: bool, id_: str) -
 @lines_option
 @unredacted_option
 def follow(config_path: str | None, output: str, unredacted: bool, **chosen: Any) -> None:
-    """Show detections from now on and the responses to them, until Ctrl-C.
+    """Show detections from now on, until Ctrl-C; with the responses to them, where the log is followed.
 
     Comes from the running sensor; where it does not answer, and with --unredacted, the log is followed.
     """

@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _POLL_S = 0.2
 LEVELS = ("informational", "low", "medium", "high", "critical")
-KINDS = ("event", "detection", "response", "sandbox", "notice")
+KINDS = ("event", "detection", "response", "sandbox", "notice", "audit")
 
 
 def _where(_context: Any, _parameter: Any, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -126,9 +126,10 @@ def live(config: Config, stream: str, wanted: Callable[[Record], bool], printer:
             why = str(unreachable)
     path = log_path(config)
     readable(path)
+    follower = Follower(path)  # before anybody is told: what comes from then on is shown
     if why:
         say(f"{why}; following the log")
-    _along(Follower(path), _Records(wanted), printer)
+    _along(follower, _Records(wanted), printer)
 
 
 def told(record: Record, wanted: Callable[[Record], bool], printer: Printer) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensor.cli.reach import escaped, row, rows, say
 from sensor.cli.show import Row, whole
-from sensor.errors import NotFoundError, UnreachableError, UsageError
+from sensor.errors import NotFoundError, PinfoldError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from sensor.cli.choose import Filter
@@ -41,14 +41,19 @@ class Wanted:
 
 
 class Detections:
-    def __init__(self, config: Config) -> None:
+    """`unredacted`: from the log alone, since the sensor tells no secrets."""
+
+    def __init__(self, config: Config, unredacted: bool = False) -> None:
         from sensor.control.client import Client  # noqa: PLC0415
 
         self._config = config
+        self._unredacted = unredacted
         self.client = Client.of(config)
 
     def some(self, wanted: Wanted) -> list[Row]:
         """Oldest first."""
+        if self._unredacted:
+            return logged(self._config, wanted)
         try:
             found = [one for one in self._asked(wanted) if wanted.takes(one)]
             silences = rows(self.client.get("/v1/silences"), "silences") if found else []
@@ -64,17 +69,32 @@ class Detections:
         :raises NotFoundError:
         :raises UsageError: several begin so.
         """
-        try:
+        if not self._unredacted:
             try:
-                return row(self.client.get(f"/v1/detections/{escaped(word)}"))
-            except NotFoundError:
-                full = self._meant(word, rows(self.client.get("/v1/detections", limit=MOST), "detections"))
-                return row(self.client.get(f"/v1/detections/{escaped(full)}"))
-        except UnreachableError as why:
-            say(f"{why}; reading the log")
+                return self._followed(self._told(word))
+            except UnreachableError as why:
+                say(f"{why}; reading the log")
         found = logged(self._config, Wanted(number=MOST), begin=word)
         full = self._meant(word, found)
         return next(one for one in found if one.get("id") == full)
+
+    def _told(self, word: str) -> Row:
+        try:
+            return row(self.client.get(f"/v1/detections/{escaped(word)}"))
+        except NotFoundError:
+            full = self._meant(word, rows(self.client.get("/v1/detections", limit=MOST), "detections"))
+            return row(self.client.get(f"/v1/detections/{escaped(full)}"))
+
+    def _followed(self, found: Row) -> Row:
+        """With the responses to it, where the sensor tells none and the log is ours to read."""
+        if "responses" in found:
+            return found
+        id_, since = str(found.get("id")), str(found.get("time"))
+        try:
+            again = next((one for one in logged(self._config, Wanted(number=1), begin=id_, until=since)), {})
+        except (PinfoldError, OSError):
+            return found  # `describe` does not say that nothing was done
+        return {**found, "responses": again["responses"]} if again else found
 
     def identity(self, word: str) -> str:
         """The whole id of what is meant. Needs the sensor."""
@@ -105,8 +125,9 @@ class Detections:
         return ids[0]
 
 
-def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
-    """Of the log, oldest first, each with the responses that followed."""
+def logged(config: Config, wanted: Wanted, begin: str = "", until: str = "") -> list[Row]:
+    """Of the log, oldest first, each with the responses that followed. `until`: a time; older ones are not looked
+    for."""
     from sensor.cli.choose import parsed  # noqa: PLC0415
     from sensor.cli.events import log_path, readable  # noqa: PLC0415
     from sensor.export.reader import backwards  # noqa: PLC0415
@@ -130,7 +151,7 @@ def logged(config: Config, wanted: Wanted, begin: str = "") -> list[Row]:
             found.append({**record, **said, "responses": followed})
             if len(found) == wanted.number:
                 break
-        elif record and wanted.since and str(record.get("time", "9")) < wanted.since:
+        elif record and str(record.get("time", "9")) < max(wanted.since, until):
             break  # a detection's time is when it was logged
     return found[::-1]
 

@@ -6,7 +6,6 @@ moved out of it is reached by the kernel's denials, not by a kill.
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,12 +63,9 @@ def engine(config: Config, acting: bool) -> Engine:
     """:param acting: what is under way goes on; else only looks.
     :raises ActError: another process acts on the quarantines.
     :raises HostError: the ledger cannot be used."""
-    try:
-        make = importlib.import_module("sensor.respond.quarantine.offline").offline
-    except ModuleNotFoundError as why:
-        raise HostError("this version of pinfold has no quarantines") from why
-    made: Engine = make(config, acting=acting)
-    return made
+    from sensor.respond.quarantine.offline import offline  # noqa: PLC0415
+
+    return offline(config, acting=acting)
 
 
 class Alone:
@@ -245,12 +241,10 @@ def _arming(config: Config) -> Row:
 
 def _denials(config: Config) -> dict[str, list[str]]:
     """What the kernel refuses, by sandbox id."""
+    from sensor.bpf.denials import Denials  # noqa: PLC0415
+
     try:
-        denials: Any = importlib.import_module("sensor.bpf.denials")
-    except ModuleNotFoundError:
-        return {"?": ["this version of pinfold has none"]}
-    try:
-        found = denials.Denials.pinned(config.paths.bpffs, config.instance)
+        found = Denials.pinned(config.paths.bpffs, config.instance)
         return {} if found is None else {str(key): _names(deny) for key, deny in found.all().items() if deny}
     except HostError as why:
         return {"?": [str(why)]}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sensor.cli import complete, find, seams
+from sensor.cli import asking, complete, find
 from sensor.cli.acting import mutation, reason_of
 from sensor.cli.common import config_file, config_option, json_line, settings
 from sensor.cli.escape import escape
 from sensor.cli.reach import Online, online, row, say
 from sensor.cli.show import Column, Row, cell, column, emit, facts, output_option, pairs, whole
 from sensor.cli.status import FINDINGS
-from sensor.errors import ActError, ConfigError, HostError, UnreachableError
+from sensor.errors import ActError, ConfigError, HostError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from sensor.config import Config
@@ -73,7 +73,7 @@ def check(config_path: str | None, output: str, file: str | None) -> int:
     _readable(path)
     try:
         config = load(path)
-        found = seams.warnings(config, path)
+        found = asking.warnings(config, path)
         said = f"no findings in {len(config.classes)} classes and {len(config.sandboxes)} patterns"
     except ConfigError as why:
         found = [_problem(path, line) for line in str(why).splitlines()]
@@ -123,7 +123,7 @@ def explain(
         if class_ not in config.classes:
             raise ConfigError(f"no class {class_!r}{find.nearest(class_, config.classes)}")
         ((kind, text),) = question.items()
-        answer = seams.explain(config, class_, kind, text, config_file(config_path))
+        answer = asking.explain(config, class_, kind, text, config_file(config_path))
     else:
         assert sandbox is not None
         reached = online(config)
@@ -141,7 +141,7 @@ def test(output: str, file: str) -> int:
     """Run the examples that FILE has of itself. Those that fail are told; then the exit status is 10."""
     from sensor.config import load  # noqa: PLC0415
 
-    results = seams.test(load(file), file)
+    results = asking.test(load(file), file)
     failed = [one for one in results if not one.get("ok")]
     if output == "table":
         emit(output, failed, _EXAMPLE, f"{len(results)} examples, all as expected")
@@ -158,18 +158,24 @@ def test(output: str, file: str) -> int:
 @config_option
 @click.option("-o", "output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 @click.option(
-    "--sandbox", metavar="SANDBOX", required=True, shell_complete=complete.sandboxes, help="Its name in the log."
+    "--sandbox", metavar="SANDBOX", required=True, shell_complete=complete.sandboxes, help="Its name or id in the log."
 )
-def suggest(config_path: str | None, output: str, sandbox: str) -> None:
+@click.option(
+    "--class", "class_", metavar="NAME", default="suggested", show_default=True, help="What to call the class."
+)
+def suggest(config_path: str | None, output: str, sandbox: str, class_: str) -> None:
     """Write a class that allows what SANDBOX was seen to do in the event log, and no more. Read it before it is used.
 
     Works from the log alone, also of a sandbox that has ended.
     """
     config = settings(config_path)
     seen = _Seen(config, sandbox)
-    text = seams.suggest(seen.lines())
-    if not seen.matched:
-        raise find.unknown(sandbox, sorted(seen.names))
+    try:
+        text = asking.suggest(seen.lines(), sandbox, class_)
+    except UsageError:
+        if seen.matched or not seen.over:
+            raise
+        raise find.unknown(sandbox, sorted(seen.names)) from None
     if output == "json":
         json_line({"sandbox": sandbox, "lines": seen.matched, "policy": text})
     else:
@@ -231,6 +237,7 @@ class _Seen:
         self._path = os.path.join(config.paths.log, config.log.file)
         self._sandbox = sandbox
         self.matched = 0
+        self.over = False  # all of the log was read
         self.names: set[str] = set()
 
     def lines(self) -> Iterator[bytes]:
@@ -252,6 +259,7 @@ class _Seen:
             if self._sandbox in (name, str(record.get("SandboxId"))):
                 self.matched += 1
                 yield line
+        self.over = True
 
 
 def _readable(path: str) -> None:

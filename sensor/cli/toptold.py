@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 _DETECTIONS = 20
 _SANDBOX = {"events_s": "events_per_s", "bytes_out_s": "out_per_s", "bytes_in_s": "in_per_s"}
-_TALKER = {"destination": "remote", "process": "tgid", "bytes_out_s": "out_per_s", "bytes_in_s": "in_per_s"}
+_TALKER = {"destination": "remote", "bytes_out_s": "out_per_s", "bytes_in_s": "in_per_s"}
 
 
 def told(client: Client) -> Row:
     """:raises PinfoldError: in one line, why there is no answer."""
     found = dict(row(client.get("/v1/top")))
     found["sandboxes"] = [_sandbox(one) for one in _dicts(found.get("sandboxes"))]
-    found["talkers"] = [_named(one, _TALKER) for one in _dicts(found.get("talkers"))]
+    found["talkers"] = [_talker(one) for one in _dicts(found.get("talkers"))]
     found.setdefault("events_s", sum(_number(one.get("events_s")) for one in found["sandboxes"]))
     if "lost" not in found or "ring_size" not in found:
         status = row(client.get("/v1/status"))
@@ -40,6 +40,11 @@ def _sandbox(one: Row) -> Row:
     if "connects_s" not in found and isinstance(events, dict):
         found["connects_s"] = events.get("network_connection")
     return found
+
+
+def _talker(one: Row) -> Row:
+    """A process without a name is called by its number."""
+    return {**_named(one, _TALKER), "process": one.get("process") or one.get("tgid")}
 
 
 def _named(one: Row, names: dict[str, str]) -> Row:

@@ -23,7 +23,7 @@ from sensor.errors import DeniedError
 from sensor.respond import procfs
 
 MOST = 256  # the api has fewer places
-READS_PER_S, READS_AT_ONCE = 200.0, 400.0  # of one uid that the api's memory does not answer
+READS_PER_S, READS_AT_ONCE = 100.0, 200.0  # of one uid that the api's memory does not answer
 CHANGES_PER_S, CHANGES_AT_ONCE = 20.0, 50.0
 _MOST_BUCKETS = 256
 FOREIGN = "foreign"  # neither of the group nor named

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from sensor.errors import ClientError, DeniedError, NotFoundError, PinfoldError,
 
 TIMEOUT_S = 5.0
 STREAM_S = 60.0  # without even an empty line: these come every few seconds
+FULL_S = 0.005  # between two attempts where others connect without end
 MOST_BODY = 64 * 1024 * 1024
 MOST_LINE = 4 * 1024 * 1024  # of a stream
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -31,7 +33,15 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        until = time.monotonic() + (self.timeout or 0.0)
+        while True:
+            try:
+                self.sock.connect(self._path)
+                return
+            except BlockingIOError as error:  # a full backlog: with a timeout connect(2) does not wait for room
+                if time.monotonic() >= until:
+                    raise TimeoutError from error
+                time.sleep(FULL_S)
 
 
 class Client:

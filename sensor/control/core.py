@@ -17,6 +17,10 @@ from sensor.errors import PinfoldError
 
 FRESH_S = 0.5
 PATIENCE_S = 2.0
+# Questions under way: a queue of packets holds net.unix.max_dgram_qlen of them, which may be as few as 10, and the
+# core drops an answer for which there is no room.
+AT_ONCE = 6
+FULL_S = 0.002
 MOST_KEPT = 256  # answers
 MOST_KEPT_BYTES = 64 * 1024 * 1024
 
@@ -67,6 +71,8 @@ class Core:
         self._answers: OrderedDict[Key, tuple[float, bytes]] = OrderedDict()
         self._kept_bytes = 0
         self._asking: dict[Key, asyncio.Task[bytes]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._leaving: set[asyncio.Task[None]] = set()
         self._loop.add_reader(link, self._readable)
 
     def ready(self) -> None:
@@ -122,9 +128,16 @@ class Core:
 
     def leave(self, admitted: Admitted) -> None:
         """Its connection is closed."""
+        task = self._loop.create_task(self._leave(admitted.number))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, number: int) -> None:
         self._last = self._last % 0xFFFFFFFF + 1
-        with suppress(OSError):  # a full link: the core forgets it by its own bound, or with its process
-            self._link.send(wire.REQUEST.pack(self._last) + wire.LEAVE_WORD + wire.ADMISSION.pack(admitted.number))
+        packet = wire.REQUEST.pack(self._last) + wire.LEAVE_WORD + wire.ADMISSION.pack(number)
+        with suppress(OSError, TimeoutError):  # the core forgets it by its own bound, or with its process
+            async with asyncio.timeout(PATIENCE_S):
+                await self._send(packet, -1)
 
     async def log(self, device: int, inode: int) -> int:
         """A descriptor of the log's file after this one; -1 while this one goes on. The caller closes it.
@@ -175,16 +188,24 @@ class Core:
         self._waiting[request] = (future, keep)
         packet = wire.REQUEST.pack(request) + packet
         try:
-            if fd >= 0:
-                socket.send_fds(self._link, [packet], [fd])
-            else:
-                self._link.send(packet)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S), self._turns:
+                await self._send(packet, fd)
                 return await future
         except (OSError, TimeoutError) as error:
             raise Unanswered("the core does not answer") from error
         finally:
             self._waiting.pop(request, None)
+
+    async def _send(self, packet: bytes, fd: int) -> None:
+        while True:
+            try:
+                if fd >= 0:
+                    socket.send_fds(self._link, [packet], [fd])
+                else:
+                    self._link.send(packet)
+                return
+            except BlockingIOError:
+                await asyncio.sleep(FULL_S)
 
     def _readable(self) -> None:
         try:

@@ -18,7 +18,7 @@ from sensor.errors import ConfigError, HostError
 
 API_GONE_S = 2.0
 
-BACKLOG = 128
+BACKLOG = 1024  # the kernel's own bound, net.core.somaxconn, is 4096; room for whoever comes amid a flood
 CONTROL_SOCKET = "control.sock"
 UNIX_PATH_MAX = 107  # sun_path has 108 bytes, the last of them NUL
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from sensor.export.redact import redact
+
 Record = dict[str, Any]
 MOST_KEPT = 32  # answers that were made showable, each while its source is the core's latest
-
-
-def _redactor() -> Callable[[Record], Record]:
-    try:
-        found: Callable[[Record], Record] = importlib.import_module("sensor.export.redact").redact
-    except ImportError:
-        return lambda record: record
-    return found
-
-
-redact = _redactor()
 
 
 class Showing:

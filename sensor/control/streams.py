@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from sensor.control.core import Core, Unanswered
-from sensor.control.showing import redact
 from sensor.control.tail import Tail
 from sensor.events.detection import LEVELS
+from sensor.export.redact import redact
 
 MOST = 16  # streams
 MOST_OF_UID = 8

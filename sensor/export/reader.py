@@ -57,6 +57,27 @@ def _backwards(fd: int) -> Iterator[bytes]:
         yield rest
 
 
+def latest_with(path: str, mark: bytes, most_bytes: int) -> Iterator[bytes]:
+    """Full lines that hold `mark`, newest first, of at most so many bytes of the log's end: where a lot of lines are of
+    no interest, it is much cheaper than to take them apart. Raises OSError."""
+    for name in files(path):
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            size = os.fstat(fd).st_size
+            data = os.pread(fd, most_bytes, max(0, size - most_bytes))
+        finally:
+            os.close(fd)
+        end = data.rfind(b"\n") + 1
+        while (at := data.rfind(mark, 0, end)) >= 0:
+            end = data.rfind(b"\n", 0, at) + 1
+            if not end and size > most_bytes:
+                return  # a line whose beginning was not read
+            yield data[end : data.index(b"\n", at)]
+        most_bytes -= size
+        if most_bytes <= 0:
+            return
+
+
 class Follower:
     """Reads what the writer appends, over rotations. It moves on by full lines only, so that a torn
     line that the writer takes back was never seen."""
@@ -83,9 +104,8 @@ class Follower:
         lines = self._read()
         if not lines and (newer := self._newer()) is not None:
             lines = self._read()  # what came between the reading and the rotation
-            if not lines:
-                self._open(newer)
-                lines = self._read() if self._fd >= 0 else []
+            if not lines and self._open(*newer):
+                lines = self._read()
         return lines
 
     def behind(self) -> int:
@@ -116,8 +136,8 @@ class Follower:
         self._at += end
         return chunk[:end].split(b"\n")[:-1]
 
-    def _newer(self) -> str | None:
-        """The file after this one, if this one was rotated away or removed."""
+    def _newer(self) -> tuple[str, int] | None:
+        """Name and inode of the file after this one, if this one was rotated away or removed."""
         mine = os.fstat(self._fd)
         newer = None
         for name in files(self._path):
@@ -127,13 +147,19 @@ class Follower:
                 continue
             if other.st_ino == mine.st_ino or (mine.st_nlink == 0 and other.st_mtime_ns < mine.st_mtime_ns):
                 break
-            newer = name
+            newer = name, other.st_ino
         return newer
 
-    def _open(self, path: str) -> None:
-        self.close()
+    def _open(self, path: str, inode: int = 0) -> bool:
+        """False where it is not there, or where another rotation has given its name to another file by now: then the
+        one before is kept, and the next look finds the right one."""
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            return
-        self._at = 0
+            return False
+        if inode and os.fstat(fd).st_ino != inode:
+            os.close(fd)
+            return False
+        self.close()
+        self._fd, self._at = fd, 0
+        return True

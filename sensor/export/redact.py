@@ -51,6 +51,8 @@ def redact_argv(arguments: Sequence[str]) -> list[str]:
 def redact(record: dict[str, Any]) -> dict[str, Any]:
     """A line of the log, or anything made of one. The record itself is left as it is; given back where nothing is
     hidden. The bytes of text that was not UTF-8 (`<Field>_b64`) are left out where they hold a secret."""
+    if _plain(record):
+        return record
     changed: dict[str, Any] = {}
     for name, value in record.items():
         if name in _OURS:
@@ -64,6 +66,23 @@ def redact(record: dict[str, Any]) -> dict[str, Any]:
         changed["CommandLine"] = _joined(changed["Argv"])  # better than by its words
     left_out = {name for name, new in changed.items() if new is None}
     return {name: changed.get(name, value) for name, value in record.items() if name not in left_out}
+
+
+def _plain(record: dict[str, Any]) -> bool:
+    """Whether it is soon told that nothing is hidden: for most records of a flood, at a tenth of the price."""
+    texts: list[str] = []
+    for name, value in record.items():
+        if name in _OURS:
+            continue
+        if isinstance(value, str):
+            if name.endswith("_b64"):
+                return False
+            texts.append(value)
+        elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            texts += value
+        elif isinstance(value, list | tuple | dict):
+            return False
+    return not suspicious("\n".join(texts))
 
 
 def _value(value: Any, name: str, depth: int) -> Any:

@@ -28,6 +28,8 @@ _OPENING = re.compile(r"[=:>]?[\\]{0,3}[\"']?")
 _AUTHORITY = re.compile(r"[^/?#\s\"'<>|]*")
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}[A-Za-z0-9_.-]*")
 _ASSIGNED = re.compile(r"-{0,2}([A-Za-z0-9_.-]{1,64})=")
+_ENDS_VALUE = "&;|\"'"  # a query's next field, a shell's next command
+_SHELL = re.compile(r"[;|&<>`\n]|\$[({]")
 _QUOTED_WORDS = 8  # that one quoted value may have: an open quote hides no more than one word
 _LEAST_BEARER = 16
 _LEAST_USER = 20
@@ -98,7 +100,8 @@ class Words:
                 return shown
         elif self._inner is None and word != "" and self._next_is_separator() and sensitive(bare[:NAME_CHARACTERS]):
             self._announce(bare)
-        if self._inner is not None and (match := _ASSIGNED.match(word)) and sensitive(match[1]):
+        match = _ASSIGNED.match(word) if self._inner is not None else None
+        if match and sensitive(match[1]) and not _SHELL.search(word):  # else it may be a script that begins so
             value = word[match.end() : match.end() + NAME_CHARACTERS]
             return word if harmless(match[1], value) else match[0] + MARK
         if self._inner is not None and any(map(str.isspace, word)):
@@ -218,7 +221,7 @@ class _Ends:
     def of(self, quote: str, start: int) -> int:
         if quote:
             return self._find(quote, start)
-        end = min(self._find("&", start), self._find('"', start), self._find("'", start))
+        end = min(self._find(mark, start) for mark in _ENDS_VALUE)
         return max(min(end, len(self._word) - self._bare), start + 1)
 
     def _find(self, mark: str, start: int) -> int:

@@ -16,7 +16,8 @@ from msgspec import Struct
 from sensor.bpf import libbpf
 from sensor.errors import RefusedError
 
-AT_ONCE = 256  # entries of a hash a second, each way; an array is compared whole by one system call
+AT_ONCE = 256  # entries of a hash a second, each way
+ARRAY_AT_ONCE = 1024  # of an array, by one system call
 
 
 class Difference(Struct, frozen=True):
@@ -49,6 +50,7 @@ class Followed:
         self.array = kind == libbpf.MapType.ARRAY
         self._whole = b""
         self._whole_of: int = -1
+        self._first = 0
         self._after: bytes | None = None
         self._turn: Iterator[tuple[bytes, bytes]] = iter(())
 
@@ -60,7 +62,7 @@ class Followed:
         self.expected.revision += 1
 
     def differences(self) -> list[Difference]:
-        """Bounded; a map of more than AT_ONCE entries is gone through in turns."""
+        """Bounded; a larger map is gone through in turns."""
         return self._array() if self.array else [*self._missing(), *self._foreign()]
 
     def repair(self, difference: Difference) -> str:
@@ -81,15 +83,18 @@ class Followed:
             keys = (index.to_bytes(4, "little") for index in range(self.entries))
             self._whole = b"".join(self.expected.get(key, blank) for key in keys)
             self._whole_of = revision
-        found = libbpf.lookup_array(self.descriptor, self._value, self.entries)
-        if found == self._whole:
+        size, first = self._value, self._first
+        count = min(ARRAY_AT_ONCE, self.entries - first)
+        self._first = first + count if first + count < self.entries else 0
+        found = libbpf.lookup_array(self.descriptor, size, count, first)
+        wanted = self._whole[first * size : (first + count) * size]
+        if found == wanted:
             return []
         told = []
-        size = self._value
-        for index in range(self.entries):
+        for index in range(count):
             at = slice(index * size, (index + 1) * size)
-            if found[at] != self._whole[at]:
-                told.append(Difference(self.name, index.to_bytes(4, "little"), self._whole[at], found[at]))
+            if found[at] != wanted[at]:
+                told.append(Difference(self.name, (first + index).to_bytes(4, "little"), wanted[at], found[at]))
         return told
 
     def _missing(self) -> Iterator[Difference]:

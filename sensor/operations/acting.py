@@ -23,6 +23,7 @@ from sensor.respond.nevertouch import Refusal
 
 STEPS = ("network", "sockets", "devices", "exec", "freeze", "evidence", "hold")
 MOST_TOLD = 1024  # tgids
+_UNTOLD = frozenset({"stopped", "spared"})  # of a record: thousands of processes
 
 Answer = dict[str, Any]
 
@@ -63,10 +64,8 @@ class Acting:
 
     def quarantine_of(self, sandbox_id: int) -> str:
         """Id of the one that holds a sandbox; "" of none."""
-        for record in self._parts.quarantines.records() if self._parts.quarantines is not None else ():
-            if record.order.sandbox_id == sandbox_id and record.state not in OVER:
-                return record.id
-        return ""
+        record = self._parts.quarantines.of(sandbox_id) if self._parts.quarantines is not None else None
+        return record.id if record is not None and record.state not in OVER else ""
 
     def _sandbox(self, ref: str, caller: Caller, target: Target) -> Sandbox:
         if caller.level not in {"change", "touch"}:
@@ -103,7 +102,10 @@ class Acting:
             raise absent("attributes")
         if asked.dry_run:
             return would(f"give it {len(asked.attributes)} attributes instead of those that it has")
-        self._parts.attributes.put(sandbox, asked.attributes)
+        try:
+            self._parts.attributes.put(sandbox, asked.attributes)
+        except OSError as error:
+            raise ActError(f"they cannot be kept: {error.strerror}") from error
         return {"id": sandbox.id, "attributes": dict(asked.attributes), "class": sandbox.class_}
 
     def _add(self, asked: arguments.AddQuarantine, caller: Caller, target: Target) -> Answer:
@@ -172,5 +174,6 @@ def would(*what: str) -> Answer:
 
 
 def told(record: Record) -> Answer:
-    """A record as it is told: its members."""
-    return {name: getattr(record, name) for name in record.__struct_fields__}  # type: ignore[attr-defined]
+    """A record as it is told: its members, but for what only whoever carries it out needs."""
+    names = record.__struct_fields__  # type: ignore[attr-defined]
+    return {name: getattr(record, name) for name in names if name not in _UNTOLD}

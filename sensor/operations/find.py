@@ -13,7 +13,8 @@ _COMPARED = 32  # names held against a mistyped one: some 50 us each
 
 
 def sandbox(registry: Registry, ref: str, ended: bool = False) -> Sandbox:
-    """The id comes first, then the path, then the name: a sandbox that names itself after another's id is not it.
+    """A number is an id and nothing else: a sandbox that names itself after another's id is not it, nor when that one
+    is over. Else the path comes before the name.
 
     :param ended: also one that is over, by its id.
     :raises NotFoundError: with the names that are like it.
@@ -23,6 +24,7 @@ def sandbox(registry: Registry, ref: str, ended: bool = False) -> Sandbox:
         known = registry.by_id.get(int(ref))
         if known is not None and (ended or not known.ended_ns):
             return known
+        raise NotFoundError(f"no sandbox with the cgroup id {ref}{', it is over' if known is not None else ''}")
     live = registry.live()
     path = ref.strip("/")
     found = [one for one in live if one.path == path] or [one for one in live if one.name == ref]

@@ -80,13 +80,13 @@ class Operations:
         parts = self._parts
         states = Counter(record.state for record in parts.quarantines.records()) if parts.quarantines else Counter()
         live = parts.enricher.sandboxes.live()
-        acks = parts.silences.acks() if parts.silences is not None else {}
+        unseen = sum(1 for each in self._recent.ids() if self._acknowledgement(each) is None)
         found = parts.reports.status(not parts.arming.disarmed()) | {
             "quarantines": dict(states),
             "ledger": parts.ledger_damage() or "sound",
             "tamperable": sum(1 for sandbox in live if parts.reports.tampered(sandbox.id)),
             "detections": len(self._recent),
-            "unacknowledged": sum(1 for detection_id in self._recent.ids() if detection_id not in acks),
+            "unacknowledged": unseen,
             "reloads": {
                 outcome: parts.metrics.value("pinfold_reloads_total", (outcome,)) for outcome in ("done", "failed")
             },
@@ -178,8 +178,11 @@ class Operations:
         return {"detections": raw([found]), "acknowledged": self._acks([found.id])}
 
     def _acks(self, ids: list[str]) -> Answer:
-        acks = self._parts.silences.acks() if self._parts.silences is not None else {}
-        return {each: acks[each] for each in ids if each in acks}
+        found = {each: self._acknowledgement(each) for each in ids}
+        return {each: ack for each, ack in found.items() if ack is not None}
+
+    def _acknowledgement(self, detection_id: str) -> Any | None:
+        return self._parts.silences.acks().get(detection_id) if self._parts.silences is not None else None
 
     def _silences(self, _: arguments.Nothing) -> list[Any]:
         found = self._parts.silences.listed() if self._parts.silences is not None else []
@@ -224,8 +227,8 @@ class Operations:
             raise absent("acknowledgements")
         if asked.dry_run:
             return would(f"acknowledge {found.id}")
-        self._parts.silences.acknowledge(found.id, asked.reason, str(caller))
-        return {"id": found.id, "acknowledged": self._acks([found.id]).get(found.id, {})}
+        made = self._parts.silences.acknowledge(found.id, asked.reason, str(caller))
+        return {"id": found.id, "acknowledged": made}
 
     def _silence(self, asked: arguments.AddSilence, caller: Caller, target: Target) -> Answer:
         may_change(caller)
@@ -235,20 +238,29 @@ class Operations:
             raise UsageError("what to silence: a rule, a sandbox or a class, one at least")
         if asked.from_seconds >= asked.until_seconds:
             raise UsageError("from_seconds: expected before until_seconds")
-        if asked.sandbox is not None:
-            target.sandbox = find.sandbox(self._parts.enricher.sandboxes, asked.sandbox)
+        sandbox = self._silenced(asked, target) if asked.sandbox is not None else ""
         now, second = time.time_ns(), 1_000_000_000
         wanted = Silence(
             "", asked.reason, str(caller), now + asked.from_seconds * second, now + asked.until_seconds * second,
-            asked.rule or "", str(target.sandbox.id) if target.sandbox is not None else "", asked.class_ or "",
+            asked.rule or "", sandbox, asked.class_ or "",
         )  # fmt: skip
         if asked.dry_run:
-            named = (("rule", wanted.rule), ("sandbox", wanted.sandbox), ("class", wanted.class_))
-            return would(f"silence {', '.join(f'{name} {value}' for name, value in named if value)}")
-        made = self._parts.silences.add(wanted)
-        answer: Answer = msgspec.to_builtins(made)
-        target.name = str(answer.get("id", ""))
-        return answer
+            chosen = (("rule", wanted.rule), ("sandbox", wanted.sandbox), ("class", wanted.class_))
+            return would(f"silence {', '.join(f'{name} {value}' for name, value in chosen if value)}")
+        made: Answer = msgspec.to_builtins(self._parts.silences.add(wanted))
+        target.name = str(made["id"])
+        return made
+
+    def _silenced(self, asked: arguments.AddSilence, target: Target) -> str:
+        """An id stays an id, and a name a name, which may come again. One that is not there yet may be awaited."""
+        assert asked.sandbox is not None
+        try:
+            target.sandbox = find.sandbox(self._parts.enricher.sandboxes, asked.sandbox)
+        except NotFoundError:
+            if not asked.from_seconds or asked.sandbox.isdigit():
+                raise
+            return asked.sandbox
+        return target.sandbox.name if target.sandbox.name == asked.sandbox else str(target.sandbox.id)
 
     def _unsilence(self, asked: arguments.RemoveSilence, caller: Caller, _: Target) -> Answer:
         may_change(caller)

@@ -86,6 +86,8 @@ class Top:
             )
         return {
             "time_ns": time.time_ns(),
+            "ring_used": reports.ring[0],
+            "ring_size": reports.ring[1],
             "sandboxes": rows,
             "more": max(0, len(live) - len(rows)),
             "talkers": [self._talker(rate) for rate in self._talkers()],
@@ -120,7 +122,9 @@ class Top:
         return [rate for rate in found[:MOST_TALKERS] if rate.bytes_out or rate.bytes_in]
 
     def _talker(self, rate: Rate) -> dict[str, Any]:
+        process = self._parts.enricher.processes.get(rate.flow.tgid)
         return shown_flow(rate.flow) | {
+            "process": text(process.image.rpartition("/")[2]) if process is not None else "",
             "sandbox": text(self._parts.enricher.sandboxes.by_id[rate.flow.sandbox_id].name),
             "sandbox_id": rate.flow.sandbox_id,
             "bytes_out": rate.bytes_out,

@@ -199,6 +199,7 @@ def held(processes: list[list[int]]) -> set[int]:
             names = os.listdir(f"/proc/{tgid}/fd")
         except OSError:
             continue
+        of_this = set()
         for name in names[: _MOST_HELD - looked]:
             looked += 1
             try:
@@ -206,9 +207,9 @@ def held(processes: list[list[int]]) -> set[int]:
             except OSError:
                 continue
             if link.startswith("socket:["):
-                inodes.add(int(link[8:-1]))
-        if _start_ticks(tgid) != start_ticks:
-            return set()  # another has the number by now: whose these are is not known
+                of_this.add(int(link[8:-1]))
+        if _start_ticks(tgid) == start_ticks:  # else another has the number by now
+            inodes |= of_this
     return inodes
 
 

@@ -14,7 +14,7 @@ from sensor.export.log import EventLog
 from tests.cli.fake_daemon import Api
 from tests.export import samples
 
-BAD = 'instance: A\nclasses:\n  a:\n    mode: enforced\n    granted_devices: ["\\e[2J"]\n'
+BAD = 'instance: A\nclasses:\n  a:\n    mode: enforced\n    when_unrecorded: "\\e[2J"\n'
 
 
 def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.Capt
     assert err == ""
     assert [line.split(": ")[:2] for line in out.splitlines()] == [
         [f"{file}:4", "classes.a.mode"],
-        [f"{file}:5", "classes.a.granted_devices[0]"],
+        [f"{file}:5", "classes.a.when_unrecorded"],
     ]
     assert main(["policy", "check", str(file), "-o", "json"]) == 10
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
@@ -35,13 +35,12 @@ def test_findings_of_a_check_are_data_and_10(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.splitlines()[0].split("\t")[:3] == [str(file), "4", "classes.a.mode"]
 
 
-def test_warnings_of_a_policy_that_loads_are_findings_too(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = SimpleNamespace(key="classes.a.mode", line=2, text="nothing is refused \x1b[2J")
-    stand_in(monkeypatch, "policycheck", warnings=lambda _config, _file, _rules: [told])
-    assert main(["policy", "check"]) == 10
-    assert capsys.readouterr().out == f"{here}/c.yaml:2: classes.a.mode: warning: nothing is refused \\x1b[2J\n"
+def test_warnings_of_a_policy_that_loads_are_findings_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = here / "warned.yaml"
+    file.write_text("classes:\n  a:\n    mode: monitor\n    responses: {high: kill}\n")
+    assert main(["policy", "check", str(file)]) == 10
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{file}:") and "classes.a" in line and ": warning: " in line
 
 
 def test_no_findings_is_0_and_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,29 +106,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
 def test_a_class_is_explained_without_the_daemon(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def explain(config: object, class_name: str, question: str, *, file: str) -> SimpleNamespace:
-        assert config == load(str(here / "c.yaml"))
-        notes = ("one, and more", "two")
-        told = {"verdict": "allowed", "why": question, "key": "classes.a", "line": 3, "default": False, "notes": notes}
-        return SimpleNamespace(**told, place=lambda of: f"{of}:3: classes.{class_name}")
-
-    stand_in(monkeypatch, "questions", connect=lambda text: f"asked {text}", device=None, executable=None)
-    stand_in(monkeypatch, "explain", explain=explain)
-    question = ["policy", "explain", "--class", "default", "--connect", "1.2.3.4:5"]
+    file = here / "asked.yaml"
+    file.write_text("classes:\n  a:\n    mode: enforce\n    egress: {default: deny}\n")
+    question = ["policy", "explain", "--config", str(file), "--class", "a", "--connect", "1.2.3.4:5"]
     assert main([*question, "-o", "json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["verdict"], answer["line"], answer["notes"]) == ("allowed", 3, ["one, and more", "two"])
+    assert (answer["verdict"], answer["line"]) == ("refused", 4)
     monkeypatch.setenv("COLUMNS", "300")
     assert main(question) == 0
-    assert [line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
-        ["Verdict", "allowed"],
-        ["Why", "asked 1.2.3.4:5"],
-        ["Where", f"{here}/c.yaml:3: classes.default"],
-        ["Notes", "one, and more"],
-        ["two"],
-    ]
-    assert main(["policy", "explain", "--class", "defalt", "--connect", "1.2.3.4:5"]) == 2
-    assert "no class 'defalt'; nearest: default" in capsys.readouterr().err
+    shown = dict(line.strip().split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:3])
+    assert shown["Verdict"] == "refused" and shown["Where"].startswith(f"{file}:4: classes.a.egress")
 
 
 def test_examples_that_fail_are_10(
@@ -155,9 +141,7 @@ def test_examples_that_fail_are_10(
     assert main(["policy", "test", str(here / "c.yaml")]) == 0
 
 
-def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = EventLog(load(str(here / "c.yaml")), lambda *_: None)
     log.recover()
     for position in range(3):
@@ -165,17 +149,16 @@ def test_a_policy_is_suggested_from_the_lines_of_one_sandbox(
         log.add_activity(samples.process_creation(position=100 + position, SandboxName="agent-2", SandboxId=12))
     log.flush()
     log.close()
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: f"seen: {len(list(lines))}\nof: '\x1b[2J'\n")
     for word in ("agent-1", "11"):
-        assert main(["policy", "suggest", "--sandbox", word]) == 0
-        assert capsys.readouterr().out == "seen: 3\nof: '\\x1b[2J'\n"
+        assert main(["policy", "suggest", "--sandbox", word, "--class", "mine"]) == 0
+        out = capsys.readouterr().out
+        assert "from 3 lines" in out and '\n  "mine":\n' in out
+    assert main(["policy", "suggest", "--sandbox", "agent-1", "--class", "a b"]) == 2
+    assert "class: expected" in capsys.readouterr().err
     assert main(["policy", "suggest", "--sandbox", "agent1"]) == 3
     assert capsys.readouterr() == ("", "pinfold: no sandbox 'agent1'; nearest: agent-1, agent-2\n")
 
 
-def test_nothing_to_suggest_from_is_1(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stand_in(monkeypatch, "suggest", suggest=lambda lines: str(list(lines)))
+def test_nothing_to_suggest_from_is_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "suggest", "--sandbox", "agent-1"]) == 1
     assert "no log at" in capsys.readouterr().err

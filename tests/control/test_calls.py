@@ -19,7 +19,7 @@ from sensor.control.link import Desk
 from sensor.errors import ClientError, DeniedError, NotFoundError, UsageError
 from tests.control.fake_core import FakeCore
 from tests.control.service import PATIENCE_S, Service, serving
-from tests.control.users import GID, GROUP, NOBODY, STRANGER, ask, holding, open_folder
+from tests.control.users import GID, GROUP, NOBODY, STRANGER, ask, hammering, holding, open_folder
 
 CONTROL = Control(uids=(STRANGER,), group=GROUP, launchers=(Launcher(NOBODY, ("docker",)),))
 WHY = {"reason": "because"}
@@ -227,8 +227,19 @@ def test_a_silent_crowd_of_one_user_pushes_out_nobody_else(service: Service) -> 
         assert service.control.status()
         kept.request("GET", "/v1/status")
         assert kept.getresponse().status == 200
-        assert service.api_count("pinfold_api_refused_total", "busy") >= gate.MOST + 30 - gate.MOST_OF_UID
+        deadline = time.monotonic() + PATIENCE_S
+        while service.api_count("pinfold_api_refused_total", "busy") < gate.MOST + 30 - gate.MOST_OF_UID:
+            assert time.monotonic() < deadline
     kept.close()
+
+
+def test_a_user_who_connects_without_end_keeps_nobody_out(service: Service) -> None:
+    with hammering(service.control_path, STRANGER + 1, (GID,)):
+        until_busy = time.monotonic() + PATIENCE_S
+        while not service.api_count("pinfold_api_refused_total", "busy"):
+            assert time.monotonic() < until_busy
+        for _ in range(20):
+            assert service.control.status()
 
 
 def test_a_connection_that_rests_is_closed_and_one_that_asks_is_not(service: Service) -> None:

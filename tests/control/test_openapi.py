@@ -61,7 +61,7 @@ class _Adapter(HTTPAdapter):
         super().__init__()
         kind = type("Connection", (_Connection,), {"path": path})
         self._pool = HTTPConnectionPool("pinfold")
-        self._pool.ConnectionCls = kind  # type: ignore[assignment]
+        self._pool.ConnectionCls = kind
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
         return self._pool
@@ -124,17 +124,17 @@ def _schema() -> Any:
     return schemathesis.openapi.from_dict(document)
 
 
-schema = _schema()
-
-
-@schema.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_the_application_keeps_what_the_document_promises(case: Any, session: requests.Session) -> None:
+def _keeps(case: Any, session: requests.Session) -> None:
     case.call_and_validate(session=session, base_url="http://pinfold", checks=CHECKS)
+
+
+test_the_application_keeps_what_the_document_promises = _schema().parametrize()(
+    settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )(_keeps)
+)

@@ -27,6 +27,18 @@ for _ in range(int(sys.argv[2])):
 print("connected", flush=True)
 sys.stdin.read()
 """
+_HAMMER = """
+import socket, sys
+held = []
+while True:
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    try:
+        s.connect(sys.argv[1])
+    except OSError:
+        continue
+    held = held[-100:] + [s]
+"""
 _ASK = """
 import json, socket, sys
 path, method, target, body = sys.argv[1:]
@@ -69,6 +81,17 @@ def holding(
         assert process.stdout is not None
         assert process.stdout.readline() == "connected\n"
         yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def hammering(path: Path | str, uid: int, groups: Sequence[int] = ()) -> Iterator[None]:
+    """A process that connects as fast as it can, and holds on to the latest hundred."""
+    process = _as(uid, uid, groups, _HAMMER, str(path))
+    try:
+        yield
     finally:
         process.kill()
         process.communicate()

@@ -43,7 +43,7 @@ def test_a_move_is_a_migration_where_a_border_was_crossed_from_within(
     found = enricher.escapes.migration(move, 1, 33)
     assert (found and (found.Direction, found.MoverSandboxed, found.MoverImage)) == told
     if found is not None:
-        assert (found.Image, found.ProcessId, found.SandboxName, found.Way) == ("/usr/bin/sh", 500, "a", "moved")
+        assert (found.Image, found.ProcessId, found.SandboxName, found.Way) == ("/usr/bin/sh", 500, "boxes/a", "moved")
         assert (found.PreviousSandboxId, found.DestinationSandboxId) == (previous, destination)
 
 
@@ -78,4 +78,4 @@ def test_an_attempt_on_the_sensor_names_who_and_what(
     found = enricher.apply(record, 1, 48)  # type: ignore[arg-type]
     assert isinstance(found, SensorAccess)
     assert (found.Attempt, found.Signal, found.Target, found.Refused, found.Privileged) == told
-    assert (found.Image, found.SandboxName) == ("/usr/bin/sh", "a")
+    assert (found.Image, found.SandboxName) == ("/usr/bin/sh", "boxes/a")

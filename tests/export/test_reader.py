@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.export import reader
-from sensor.export.reader import Follower, backwards, files
+from sensor.export.reader import Follower, backwards, files, latest_with
 
 
 def write(path: Path, lines: list[bytes]) -> None:
@@ -97,3 +97,15 @@ def test_a_viewer_that_is_behind_can_skip(tmp_path: Path) -> None:
     assert follower.skip() == 500000
     assert follower.read() == []
     assert follower.skip() == 0
+
+
+def test_the_latest_lines_with_a_mark_over_rotations_and_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    (tmp_path / "log.1").write_bytes(b"a x\nb\nc x\n")
+    path.write_bytes(b"d\ne x x\nf\ntorn x")
+    assert list(latest_with(str(path), b"x", 1 << 20)) == [b"e x x", b"c x", b"a x"]
+    assert list(latest_with(str(path), b"y", 1 << 20)) == []
+    # Of a bound in the middle of a line, that line is left out.
+    assert list(latest_with(str(path), b"x", path.stat().st_size + 4)) == [b"e x x"]
+    assert list(latest_with(str(path), b"x", path.stat().st_size + 5)) == [b"e x x", b"c x"]
+    assert list(latest_with(str(path), b"x", 3)) == []

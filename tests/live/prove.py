@@ -27,7 +27,16 @@ from tests.live.running import Running
 # Asked in this order where the self-test let the break pass.
 TESTS = tuple(
     f"tests/live/test_{name}.py"
-    for name in ("layout", "process_probes", "network_probes", "flow_probes", "device_probe", "cgroup_probes")
+    for name in (
+        "layout",
+        "process_probes",
+        "network_probes",
+        "flow_probes",
+        "device_probe",
+        "cgroup_probes",
+        "containment",
+        "guard",
+    )
 )
 TOP = Path(__file__).resolve().parents[2]
 NOTHING = "nothing"  # a control: it breaks nothing, so it must go unnoticed

@@ -299,9 +299,8 @@ for end in ends:
 
 
 def pinfold(sensor: Running, command: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "sensor.cli", command, "--config", str(sensor.file)], check=True, capture_output=True
-    )
+    arguments = [command, "--reason", "x", "--config", str(sensor.file)]
+    subprocess.run([sys.executable, "-m", "sensor.cli", *arguments], check=True, capture_output=True)
 
 
 def test_disarmed_nothing_is_cut(sensor: Running, all_denied: Sandbox, network: Network) -> None:

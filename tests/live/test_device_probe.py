@@ -163,7 +163,9 @@ def test_disarm_lifts_refusals_and_arm_restores_them(sensor: Running, nodes: dic
     import sys  # noqa: PLC0415
 
     def command(name: str) -> None:
-        subprocess.run([sys.executable, "-m", "sensor.cli", name, "--config", str(sensor.file)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sensor.cli", name, "--reason", "a test", "--config", str(sensor.file)], check=True
+        )
 
     with sensor.sandbox(f"refuse-{secrets.token_hex(4)}") as sandbox:
         refused = [str(errno.EPERM)]

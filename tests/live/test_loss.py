@@ -130,9 +130,13 @@ def test_disarm_lifts_refusals_of_the_unrecorded_with_the_daemon_dead(rule_cache
         sensor.stop(signal.SIGKILL)
         ends = [sandbox.run("/bin/true", "f" * 2000).returncode for _ in range(200)]
         assert ends[-1] == -signal.SIGKILL, "enforcement holds while the daemon is dead"
-        subprocess.run([sys.executable, "-m", "sensor.cli", "disarm", "--config", str(sensor.file)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sensor.cli", "disarm", "--reason", "x", "--config", str(sensor.file)], check=True
+        )
         assert sandbox.run("/bin/true", "free").returncode == 0
-        subprocess.run([sys.executable, "-m", "sensor.cli", "arm", "--config", str(sensor.file)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sensor.cli", "arm", "--reason", "x", "--config", str(sensor.file)], check=True
+        )
 
 
 def test_losses_of_an_ended_sandbox_stay_counted(small: Running) -> None:

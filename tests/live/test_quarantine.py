@@ -182,7 +182,7 @@ def test_a_crash_at_any_moment_of_its_end_is_taken_up(box: Cgroup, bench: Bench,
     quarantines = bench.start()
     record = reach(quarantines, quarantines.add(order(box.id, path_of(box))), "held")
     getattr(quarantines, end)(record.id, operator="uid 0", reason="enough")
-    while not quarantines._means.ledger.saved(record.id):
+    while not quarantines._means.ledger.written(record.id):
         time.sleep(0.001)
     for _ in range(ticks):
         quarantines.tick(time.monotonic_ns())

@@ -101,7 +101,9 @@ def test_a_rule_s_response_is_announced_and_a_double_fork_does_not_escape_it(sen
 
 def test_disarmed_it_only_says_what_it_would_do(sensor: Running) -> None:
     def command(name: str) -> None:
-        subprocess.run([sys.executable, "-m", "sensor.cli", name, "--config", str(sensor.file)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sensor.cli", name, "--reason", "a test", "--config", str(sensor.file)], check=True
+        )
 
     with sensor.sandbox(f"kill-{secrets.token_hex(4)}") as sandbox:
         command("disarm")

@@ -16,7 +16,15 @@ PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel[
 TITLES = [panel["title"] for panel in PANELS]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 NOT_SHOWN = {
+    "pinfold_containment_seconds": "the notice of each has its own",
+    "pinfold_containments_total": "each is a critical detection",
+    "pinfold_guard_rounds_total": "for the sensor's own developers",
+    "pinfold_guard_seconds_total": "for the sensor's own developers",
+    "pinfold_sandboxes_tamperable": "it is no incident; `pinfold sandbox` has it by sandbox",
+    "pinfold_tampering_total": "an alert says it",
     "pinfold_detector_bounds_total": "for whoever looks into what a sandbox filled",
+    "pinfold_detections_silenced_total": "an operator silenced them",
+    "pinfold_programs_unread_total": "for whoever looks into why a content was not judged",
     "pinfold_response_budget_exceeded_total": "an alert says it",
     "pinfold_responses_unsettled_total": "an alert says it",
     "pinfold_rule_errors_total": "an alert says it",

@@ -16,7 +16,7 @@ TEXT = UNIT.read_text()
 COMMENTS = " ".join(line.lstrip("# ") for line in TEXT.splitlines() if line.startswith("#"))
 SETTINGS = [line for line in TEXT.splitlines() if re.match(r"[A-Z]\w*=", line)]
 # In tenths, as --threshold takes it. Comparable sensors' units are at 86 to 96.
-MOST_EXPOSED = 45
+MOST_EXPOSED = 46
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -235,6 +235,12 @@ class FakeLink:
     def find(self, family: int, protocol: int, ports: tuple[int, int], cookie: int) -> sockets_child.Found | int:
         return self.found[family]
 
+    def made_in(self, family: int, protocol: int, cgroup: int) -> list[sockets_child.Found] | int:
+        found: sockets_child.Found | int = self.found[family] if protocol == TCP and cgroup == 99 else 0
+        if not found:
+            return []
+        return [found] if isinstance(found, sockets_child.Found) else found
+
 
 ESTABLISHED, FIN_WAIT2, TIME_WAIT = 1, 5, 6
 FOUR, SIX = socket.AF_INET, socket.AF_INET6

@@ -6,9 +6,9 @@ The freeze does not wait for the child that destroys sockets: that takes 30 ms t
 from __future__ import annotations
 
 from sensor.respond.cgroupfs import CgroupDirectory
-from sensor.respond.evidence.collector import Wanted
+from sensor.respond.evidence.collector import Collected, Wanted
 from sensor.respond.quarantine import denying, still
-from sensor.respond.quarantine.means import SECOND_NS, Case, Collected, Means
+from sensor.respond.quarantine.means import SECOND_NS, Case, Means
 from sensor.respond.quarantine.record import Record, begin
 from sensor.respond.quarantine.sweeping import Request, Sweep
 
@@ -24,7 +24,7 @@ def go_on(means: Means, case: Case, now_ns: int) -> None:
         if directory is None and not still.strays(means, record, set()):
             vanished(means, case)
         elif _checked(means, case, directory, now_ns):
-            _sockets(means, case, now_ns)
+            _sockets(means, case, directory, now_ns)
             _freeze(means, case, directory, now_ns)
             _evidence(means, case, directory, now_ns)
             _hold(means, case, now_ns)
@@ -73,18 +73,18 @@ def _checked(means: Means, case: Case, directory: CgroupDirectory | None, now_ns
     return False
 
 
-def _sockets(means: Means, case: Case, now_ns: int) -> None:
+def _sockets(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: int) -> None:
     record = case.record
     step = record.step("sockets")
     if step.state == "waiting" and not record.order.cut:
         means.end_step(record, step, "skipped", denying.NOT_ASKED)
     elif step.state == "waiting":
         begin(step)
-        directory = means.host.cgroup_mount.rstrip("/") + record.order.path
-        away = tuple((one.tgid, one.start_ticks) for one in still.strays(means, record, set()))
+        folder = means.host.cgroup_mount.rstrip("/") + record.order.path
+        away = _away(means, record, directory)
         try:
             until = now_ns + means.settings.destroy_seconds * SECOND_NS
-            case.sweep = Sweep(Request(directory, record.cgroup_id, away), until)
+            case.sweep = Sweep(Request(folder, record.cgroup_id, away), until)
         except OSError as error:
             means.end_step(record, step, "failed", f"no child: {error.strerror}; the network is denied all the same")
             means.ledger.save(record)
@@ -110,7 +110,7 @@ def _freeze(means: Means, case: Case, directory: CgroupDirectory | None, now_ns:
             means.end_step(record, step, "skipped", "not asked for")
             return
         # What a release undoes is on the disk before it is done.
-        if not means.ledger.saved(record.id):
+        if not means.ledger.written(record.id):
             return
         begin(step)
         case.until_ns = now_ns + means.settings.freeze_seconds * SECOND_NS
@@ -196,9 +196,13 @@ def _evidence(means: Means, case: Case, directory: CgroupDirectory | None, now_n
 
 
 def _wanted(means: Means, record: Record, directory: CgroupDirectory | None) -> Wanted:
-    members = set(directory.processes()) if directory is not None else set()
-    away = tuple((one.tgid, one.start_ticks) for one in still.strays(means, record, members))
+    away = _away(means, record, directory)
     return Wanted(record.id, record.order.sandbox_id, record.order.path, away, means.facts(record))
+
+
+def _away(means: Means, record: Record, directory: CgroupDirectory | None) -> tuple[tuple[int, int], ...]:
+    members = set(directory.processes()) if directory is not None else set()
+    return tuple((one.tgid, one.start_ticks) for one in still.strays(means, record, members))
 
 
 def collected(means: Means, case: Case, found: Collected) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from sensor.bpf.denials import Deny
 from sensor.errors import PinfoldError
@@ -26,8 +27,12 @@ def wanted(order: Order, members: list[int], *, all_known: bool) -> tuple[Deny, 
 
 
 def _in_our_network(tgid: int) -> bool:
+    """Ours is the host's; that of PID 1 is asked too where it may be, which lockdowns and user namespaces forbid."""
+    ours = {os.stat("/proc/self/ns/net").st_ino}
+    with suppress(OSError):
+        ours.add(os.stat("/proc/1/ns/net").st_ino)
     try:
-        return os.stat(f"/proc/{tgid}/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
+        return os.stat(f"/proc/{tgid}/ns/net").st_ino in ours
     except FileNotFoundError:
         return False
     except OSError:

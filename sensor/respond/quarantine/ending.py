@@ -19,7 +19,7 @@ from sensor.respond.table import Identity
 def release(means: Means, case: Case, now_ns: int) -> None:
     """To be called again while the record's state is `releasing`."""
     record = case.record
-    if not means.ledger.saved(record.id):
+    if not means.ledger.written(record.id):
         return
     case.drop(means)
     with means.opened(record) as directory:
@@ -106,7 +106,7 @@ def _lift(means: Means, case: Case) -> bool:
 def kill(means: Means, case: Case, now_ns: int) -> None:
     """To be called again while the record's state is `killing`."""
     record = case.record
-    if not means.ledger.saved(record.id):
+    if not means.ledger.written(record.id):
         return
     case.drop(means)
     step = record.undo("kill")

@@ -15,12 +15,13 @@ from sensor.configquarantine import Quarantine
 from sensor.errors import ActError, NeverTouchError, NotFoundError, UsageError
 from sensor.metrics import Metrics
 from sensor.respond.cgroupfs import CgroupDirectory
+from sensor.respond.evidence.collector import Collected
 from sensor.respond.kill import Killer
 from sensor.respond.killsandbox import SandboxKiller
 from sensor.respond.nevertouch import NeverTouch
 from sensor.respond.quarantine import beginning, denying, ending, recovery, still, watching
 from sensor.respond.quarantine.ledger import Ledger
-from sensor.respond.quarantine.means import SECOND_NS, Case, Collected, Collecting, Denying, Means
+from sensor.respond.quarantine.means import SECOND_NS, Case, Collecting, Denying, Means
 from sensor.respond.quarantine.record import (
     DENIED,
     OVER,

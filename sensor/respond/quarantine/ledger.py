@@ -1,9 +1,11 @@
 """The ledger: one JSON file a quarantine, from before the first thing that outlives us until it is over.
 
 A file is written under another name, synced, renamed, and its folder synced: whatever the crash, what is there is
-one whole version. An fsync takes as long as the disk likes, so a thread does it; whoever must not go on before asks
-`saved`. One process acts on a ledger at a time: it holds the lock `lock` exclusively as long as it lives, be it the
-daemon or, with that dead, a command; the kernel takes the lock back from whoever dies. Readers need no lock.
+one whole version. An fsync takes as long as the disk likes, so a thread does it. Whoever must not go on before asks
+`written`: then it outlives this process, since a start takes a whole file of the other name for the newer version, and
+what ends the page cache ends cgroups and pins with it. One process acts on a ledger at a time: it holds the lock
+`lock` exclusively as long as it lives, be it the daemon or, with that dead, a command; the kernel takes the lock back
+from whoever dies. Readers need no lock.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ MOST_FILES = 200_000
 _ID = re.compile(r"[a-z0-9-]{1,64}")
 _FILE = re.compile(r"([a-z0-9-]{1,64})\.json")
 _ASIDE = re.compile(r"[a-z0-9-]{1,64}\.json\.corrupt-[0-9]+")
+_WRONG = (ValueError, msgspec.ValidationError, RecursionError)
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -42,7 +45,8 @@ class Ledger:
         self._folder = -1
         self._lock = -1
         self._asked: dict[str, int] = {}  # by quarantine, the last version that was to be written
-        self._done: dict[str, int] = {}  # and that was; written by the thread
+        self._written: dict[str, int] = {}  # and that outlives us; set by the thread
+        self._done: dict[str, int] = {}  # and that is on the disk
         self._failed: dict[str, tuple[int, str]] = {}  # or could not be
         self._queue: SimpleQueue[tuple[str, int, bytes] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -95,20 +99,32 @@ class Ledger:
         if self._folder < 0:
             return []
         records: list[Record] = []
+        if self._lock >= 0:
+            self._finish_writes()
         for name in sorted(os.listdir(self._folder)[:MOST_FILES]):
             if _ASIDE.fullmatch(name):
                 self.damaged.append(name)
-            elif name.endswith(".tmp") and self._lock >= 0:
-                os.unlink(name, dir_fd=self._folder)
             elif matched := _FILE.fullmatch(name):
                 try:
                     records.append(self._read(name, matched[1]))
                 except FileNotFoundError:
                     continue
-                except (OSError, ValueError, msgspec.ValidationError, RecursionError):
+                except (OSError, *_WRONG):
                     self.damaged.append(self._put_aside(name) if self._lock >= 0 else name)
         self.damaged.sort()
         return sorted(records, key=lambda record: record.created_ns)
+
+    def _finish_writes(self) -> None:
+        """Of a process that died: a file of the other name that is whole was not renamed any more."""
+        for name in os.listdir(self._folder)[:MOST_FILES]:
+            if not name.endswith(".tmp"):
+                continue
+            quarantine_id = name.removesuffix(".tmp")
+            try:
+                self._read(name, quarantine_id)
+                os.rename(name, f"{quarantine_id}.json", src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            except (OSError, *_WRONG):
+                os.unlink(name, dir_fd=self._folder)
 
     def _read(self, name: str, quarantine_id: str) -> Record:
         """:raises ValueError: it is none of ours, or not whole."""
@@ -147,8 +163,13 @@ class Ledger:
             self._thread.start()
         self._queue.put((record.id, version, encoded(record)))
 
+    def written(self, quarantine_id: str) -> bool:
+        """Whether the last version outlives this process, or was refused by the disk: then waiting gains nothing."""
+        asked = self._asked.get(quarantine_id, 0)
+        return self._written.get(quarantine_id, 0) >= asked or self.saved(quarantine_id)
+
     def saved(self, quarantine_id: str) -> bool:
-        """Whether the last version is on the disk, or was refused by it: then nothing is gained by waiting."""
+        """Whether it is on the disk, or was refused by it."""
         asked = self._asked.get(quarantine_id, 0)
         return self._done.get(quarantine_id, 0) >= asked or self._failed.get(quarantine_id, (0, ""))[0] >= asked
 
@@ -168,7 +189,7 @@ class Ledger:
             raise UsageError(f"{quarantine_id!a}: not the id of a quarantine")
         with suppress(OSError):
             os.unlink(f"{quarantine_id}.json", dir_fd=self._folder)
-        for known in (self._asked, self._done, self._failed):
+        for known in (self._asked, self._written, self._done, self._failed):
             known.pop(quarantine_id, None)
 
     def close(self) -> None:
@@ -186,14 +207,14 @@ class Ledger:
         while (item := self._queue.get()) is not None:
             quarantine_id, version, data = item
             try:
-                self._write(quarantine_id, data)
+                self._write(quarantine_id, version, data)
             except OSError as error:
                 self._failed[quarantine_id] = (version, error.strerror or str(error))
             else:
                 self._failed.pop(quarantine_id, None)
                 self._done[quarantine_id] = version
 
-    def _write(self, quarantine_id: str, data: bytes) -> None:
+    def _write(self, quarantine_id: str, version: int, data: bytes) -> None:
         name, temporary = f"{quarantine_id}.json", f"{quarantine_id}.tmp"
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=self._folder)
@@ -203,6 +224,7 @@ class Ledger:
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]
+            self._written[quarantine_id] = version
             os.fsync(file)
         finally:
             os.close(file)

@@ -14,7 +14,7 @@ from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.metrics import Metrics
 from sensor.respond.cgroupfs import CgroupDirectory
-from sensor.respond.evidence.collector import Wanted
+from sensor.respond.evidence.collector import Collected, Wanted
 from sensor.respond.killsandbox import SandboxKiller
 from sensor.respond.nevertouch import NeverTouch
 from sensor.respond.quarantine.ledger import Ledger
@@ -34,19 +34,8 @@ class Denying(Protocol):
     def all(self) -> dict[int, Deny]: ...
 
 
-class Collected(Protocol):
-    @property
-    def quarantine_id(self) -> str: ...
-    @property
-    def archive(self) -> str: ...  # "" where there is none
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def detail(self) -> str: ...
-
-
 class Collecting(Protocol):
-    """Never blocks. `now_ns` is CLOCK_MONOTONIC."""
+    """sensor.respond.evidence.collector.Collector. Never blocks. `now_ns` is CLOCK_MONOTONIC."""
 
     def start(self, wanted: Wanted, now_ns: int) -> bool: ...
     def poll(self, now_ns: int) -> Sequence[Collected]: ...

@@ -60,7 +60,7 @@ def frozen(directory: CgroupDirectory) -> bool:
 def stop(means: Means, case: Case, directory: CgroupDirectory | None, now_ns: int) -> bool:
     """True once everyone who is to be stopped was seen standing still. To be called again while False."""
     if case.pending:
-        if not means.ledger.saved(case.record.id):
+        if not means.ledger.written(case.record.id):
             return False
         case.moving += [target for target in case.pending if send(target, signal.SIGSTOP)]
         case.pending.clear()

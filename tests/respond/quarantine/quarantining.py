@@ -10,7 +10,7 @@ from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.errors import RefusedError
 from sensor.metrics import Metrics
-from sensor.respond.evidence.collector import Wanted
+from sensor.respond.evidence.collector import Collected, Wanted
 from sensor.respond.quarantine.engine import Quarantines
 from sensor.respond.quarantine.record import Order, Record
 from sensor.respond.table import Host
@@ -46,11 +46,6 @@ class Denials:
         return dict(self.entries)
 
 
-class Found:
-    def __init__(self, quarantine_id: str, archive: str = "/evidence.tar", ok: bool = True, detail: str = "") -> None:
-        self.quarantine_id, self.archive, self.ok, self.detail = quarantine_id, archive, ok, detail or "5 processes"
-
-
 class Collector:
     """Answers at the next poll."""
 
@@ -58,16 +53,16 @@ class Collector:
         self.ok = ok
         self.asked: list[Wanted] = []
         self.busy = False
-        self._ready: list[Found] = []
+        self._ready: list[Collected] = []
 
     def start(self, wanted: Wanted, now_ns: int) -> bool:
         if self.busy:
             return False
         self.asked.append(wanted)
-        self._ready.append(Found(wanted.quarantine_id, ok=self.ok))
+        self._ready.append(Collected(wanted.quarantine_id, "/evidence.tar", self.ok, "5 processes", 1024))
         return True
 
-    def poll(self, now_ns: int) -> list[Found]:
+    def poll(self, now_ns: int) -> list[Collected]:
         ready, self._ready = self._ready, []
         return ready
 

@@ -168,6 +168,17 @@ def test_deep_nesting_is_damage(tmp_path: Path) -> None:
     assert ledger.load() == [] and len(ledger.damaged) == 1
 
 
+def test_what_a_crash_left_whole_but_not_renamed_counts(tmp_path: Path) -> None:
+    one = record()
+    file = written(tmp_path, one)
+    one.state = "held"
+    file.with_suffix(".tmp").write_bytes(encoded(one))
+    file.with_suffix(".tmp").chmod(0o600)
+    ledger = opened(tmp_path)
+    assert ledger.load() == [one]
+    assert not file.with_suffix(".tmp").exists()
+
+
 def test_what_a_crash_left_half_written_is_removed(tmp_path: Path) -> None:
     one = record()
     file = written(tmp_path, one)
@@ -181,7 +192,7 @@ def test_a_disk_that_takes_nothing_is_told_and_tried_again(tmp_path: Path, monke
     ledger = opened(tmp_path)
     write = Ledger._write
 
-    def full(self: Ledger, quarantine_id: str, data: bytes) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     one = record()

@@ -20,7 +20,9 @@ from tests.bench import (
     memory,
     operator_crashes,
     operator_quarantine,
+    operator_refusals,
     operator_reloads,
+    operator_watch,
     start,
     storms,
     throughput,
@@ -41,8 +43,10 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
+    "refusals": (operator_refusals.run, operator_refusals.NAMES),
     "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),
     "crashes": (operator_crashes.run, operator_crashes.NAMES),
+    "watch": (operator_watch.run, operator_watch.NAMES),
     "reloads": (operator_reloads.run, operator_reloads.NAMES),
 }
 ALL = [name for _, names in GROUPS.values() for name in names]

@@ -173,10 +173,11 @@ def test_a_silence_holds_until_it_is_taken_back(sensor: Running) -> None:
         (silence,) = pinfold(sensor, "detections", "silences", "-o", "json").rows
         assert silence["id"] in made.out + made.err
         pinfold(sensor, "detections", "unsilence", silence["id"], *WHY)
-        box.run("/usr/bin/true", NUMBERED)
+        caught = box.start("/usr/bin/true", NUMBERED)
         sensor.wait(box, kind="response", outcome="done")
         end(sensor, "kill", box.name)
         process.wait(20)
+        caught.wait(20)
 
 
 def test_an_exception_is_of_a_program_and_a_destination(sensor: Running, network: Network) -> None:

@@ -42,6 +42,7 @@ class Plan(Struct, frozen=True):
     crashed_quarantines: int = 20  # meanwhile
     reloads: int = 1000
     quarantines: int = 150  # after a detection
+    crowds: int = 7  # quarantined by the operator's command
     migrations: int = 100  # out of a sandbox's cgroup
     guarded: int = 200  # sandboxes
     refusals: int = 1000  # of each kind
@@ -50,7 +51,7 @@ class Plan(Struct, frozen=True):
 QUICK = Plan(
     rounds=5, seconds=0.2, storm_seconds=1.5, storms=1, kills=60, events=50_000, sandboxes=20, starts=3,
     records=20_000, repetitions=3, refusals=50, crashes=6, crashed_quarantines=4,
-    reloads=30, quarantines=10, migrations=10, guarded=20,
+    reloads=30, quarantines=10, crowds=2, migrations=10, guarded=20,
 )  # fmt: skip
 
 

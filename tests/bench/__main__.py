@@ -18,6 +18,7 @@ from tests.bench import (
     flowmemory,
     latency,
     memory,
+    operator_api,
     operator_crashes,
     operator_quarantine,
     operator_refusals,
@@ -46,6 +47,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "refusals": (operator_refusals.run, operator_refusals.NAMES),
     "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),
     "crashes": (operator_crashes.run, operator_crashes.NAMES),
+    "api": (operator_api.run, operator_api.NAMES),
     "watch": (operator_watch.run, operator_watch.NAMES),
     "reloads": (operator_reloads.run, operator_reloads.NAMES),
 }

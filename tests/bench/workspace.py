@@ -42,15 +42,17 @@ class Plan(Struct, frozen=True):
     crashed_quarantines: int = 20  # meanwhile
     reloads: int = 1000
     quarantines: int = 150  # after a detection
+    crowds: int = 7  # quarantined by the operator's command
     migrations: int = 100  # out of a sandbox's cgroup
     guarded: int = 200  # sandboxes
+    asked_seconds: float = 15.0  # the control socket
     refusals: int = 1000  # of each kind
 
 
 QUICK = Plan(
     rounds=5, seconds=0.2, storm_seconds=1.5, storms=1, kills=60, events=50_000, sandboxes=20, starts=3,
     records=20_000, repetitions=3, refusals=50, crashes=6, crashed_quarantines=4,
-    reloads=30, quarantines=10, migrations=10, guarded=20,
+    reloads=30, quarantines=10, crowds=2, asked_seconds=3.0, migrations=10, guarded=20,
 )  # fmt: skip
 
 

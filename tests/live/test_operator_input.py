@@ -170,8 +170,8 @@ def test_of_two_that_are_called_the_same_neither_is_touched(sensor: Running) -> 
         for box in boxes:
             box.run("/usr/bin/true")
             sensor.wait(box, category="process_creation")
-        for command in (("quarantine", "add", name), ("kill", name, "--yes"), ("sandbox", "describe", name)):
-            said = pinfold(sensor, *command, *(WHY if command[0] != "sandbox" else ()), status=2).err
+        for command in (("quarantine", "add", name, *WHY), ("kill", name, "--yes", *WHY), ("sandbox", "tree", name)):
+            said = pinfold(sensor, *command, status=2).err
             assert all(f"{box.id} {box.path.relative_to(sensor.mount)}" in said for box in boxes), said
         path = str(boxes[0].path.relative_to(sensor.mount))
         record = quarantine(sensor, path, "--no-evidence")

@@ -77,9 +77,8 @@ def destroyed(sensor: Running, box: Sandbox, count: int = 1) -> list[str]:
 
     def said() -> list[str]:
         lines = [line for line in sensor.lines() if line["kind"] == "notice"]
-        texts = [
-            line["text"] for line in lines if line["fields"].get("SandboxId") == box.id if "socket" in line["text"]
-        ]
+        own = [line["text"] for line in lines if line["fields"].get("SandboxId") == box.id]
+        texts = [text for text in own if "socket" in text]
         return texts if len(texts) >= count else []
 
     texts: list[str] = sensor.until(said, f"{count} notices")

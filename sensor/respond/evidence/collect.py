@@ -190,7 +190,8 @@ def describe(question: Record, notes: Notes, members: list[Record], began_ns: in
 
 def summary(counts: dict[str, int], notes: Notes) -> str:
     """A line for the operator."""
-    text = f"{counts['processes']} processes, {counts['sockets']} sockets, {counts['files']} files"
+    ones = {"processes": "process", "sockets": "socket", "files": "file"}
+    text = ", ".join(f"{counts[many]} {one if counts[many] == 1 else many}" for many, one in ones.items())
     text += f" ({counts['file_bytes']} bytes)"
     if notes.lines:
         more = f" and {len(notes.lines) - 1} more, see its manifest" if len(notes.lines) > 1 else ""

@@ -38,7 +38,7 @@ class Swept(Struct, frozen=True):
             parts.append(f"{self.failed} not destroyable ({why})")
         left = [f"{count} {what}" for what, count in (("listening", self.listening), ("unconnected", self.unconnected))]
         parts.append(f"{' and '.join(left)} left, which nothing reaches")
-        parts.append(f"in {self.namespaces} network namespaces")
+        parts.append(f"in {self.namespaces} network namespace{'' if self.namespaces == 1 else 's'}")
         return ", ".join(parts) + ("" if self.complete else "; the child was not done in time")
 
 

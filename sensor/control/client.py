@@ -204,12 +204,25 @@ class Client:
         except (http.client.HTTPException, ConnectionError) as error:
             if answered:
                 raise UnreachableError(f"{self._path}: the daemon ended in the middle of its answer") from error
+            if not self._listens():
+                raise UnreachableError(f"{self._path}: the daemon ended before it answered") from error
             # Closed without an answer: what the api does to a peer that lives in a sandbox.
             raise DeniedError(f"{self._path}: the daemon refuses to answer this process") from error
         except OSError as error:
             raise UnreachableError(f"{self._path}: {error.strerror or error}") from error
         finally:
             connection.close()
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(self._path)
+            except BlockingIOError:  # so many wait for it
+                return True
+            except OSError:
+                return False
+        return True
 
     def _refuse(self, path: str, status: int, body: bytes) -> None:
         kind = _ERRORS.get(status)

@@ -72,17 +72,19 @@ def _as_the_unit(sensor: Running) -> None:
 
 def _figures(found: Sequence[Round]) -> list[Figure]:
     processes = min(each.frozen_of for each in found)
+    waits = [each.waited for each in found]
+    waited = f"the sensor waited for a CPU meanwhile: median {median(waits):.2f}, p99 {percentile(waits, 99):.2f} ms"
     return [
-        _figure(CUT, [each.cut for each in found], [each.cut_from_event for each in found], processes),
-        _figure(FROZEN, [each.frozen for each in found], [each.frozen_from_event for each in found], processes),
+        _figure(CUT, [each.cut for each in found], [each.cut_from_event for each in found], processes, waited),
+        _figure(FROZEN, [each.frozen for each in found], [each.frozen_from_event for each in found], processes, waited),
     ]
 
 
-def _figure(name: str, samples: Sequence[float], from_event: Sequence[float], processes: int) -> Figure:
+def _figure(name: str, samples: Sequence[float], from_event: Sequence[float], processes: int, waited: str) -> Figure:
     note = (
         f"nice {NICE}; p99 of {len(samples)} sandboxes with {processes} processes, from when the rule matched; "
         f"median {median(samples):.2f}, most {max(samples):.2f} ms; from the event in the kernel: "
-        f"median {median(from_event):.2f}, p99 {percentile(from_event, 99):.2f} ms"
+        f"median {median(from_event):.2f}, p99 {percentile(from_event, 99):.2f} ms; {waited}"
     )
     spread = half_quartile_range(samples)
     return at_most(name, percentile(samples, 99), "ms", LIMITS_MS[name], spread=spread, note=note)

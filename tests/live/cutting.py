@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -38,6 +39,7 @@ class Round(Struct, frozen=True):
     cut_from_event: float
     frozen_from_event: float
     frozen_of: int  # processes that were frozen
+    waited: float  # for a CPU, from before the event until it was frozen: the machine's own share
 
 
 def config(rules: Sequence[str]) -> str:
@@ -57,11 +59,13 @@ def _round(sensor: Running, client: Client, number: int) -> Round:
             try:
                 sensor.until(lambda: len(_members(box)) == PROCESSES, f"{PROCESSES} processes")
                 _settled(sensor, box)
+                waited = _waited_ms(sensor)
                 size = sensor.log.stat().st_size
                 with box.start("/bin/true", f"marker-7-{number}"):
                     # Whoever watches is not to take the sensor's time: the log is read when all is over.
                     sensor.until(lambda: "frozen 1" in (box.path / "cgroup.events").read_text(), "it is frozen")
-                    found = _quarantined(sensor, client, box, size)
+                    waited = _waited_ms(sensor) - waited
+                    found = _quarantined(sensor, client, box, size, waited)
                     (box.path / "cgroup.kill").write_text("1")
             finally:
                 shell.kill()
@@ -75,7 +79,7 @@ def _settled(sensor: Running, box: Sandbox) -> None:
     sensor.until(lambda: any("settled" in line.get("CommandLine", "") for line in _lines(sensor, box, size)), "it")
 
 
-def _quarantined(sensor: Running, client: Client, box: Sandbox, size: int) -> Round:
+def _quarantined(sensor: Running, client: Client, box: Sandbox, size: int, waited: float) -> Round:
     """`size`: of the log before."""
     record = sensor.until(lambda: _held(client, box), "it is held")
     steps = {step["name"]: step for step in record["steps"]}
@@ -89,7 +93,12 @@ def _quarantined(sensor: Running, client: Client, box: Sandbox, size: int) -> Ro
     matched, event = utc_ns(detection["time"]), utc_ns(executed["time"])
     cut, frozen = steps["network"]["ended_ns"], steps["freeze"]["ended_ns"]
     return Round(
-        (cut - matched) / 1e6, (frozen - matched) / 1e6, (cut - event) / 1e6, (frozen - event) / 1e6, len(_members(box))
+        (cut - matched) / 1e6,
+        (frozen - matched) / 1e6,
+        (cut - event) / 1e6,
+        (frozen - event) / 1e6,
+        len(_members(box)),
+        waited,
     )
 
 
@@ -98,6 +107,12 @@ def _lines(sensor: Running, box: Sandbox, size: int) -> list[Line]:
         file.seek(size)
         whole = [json.loads(line) for line in file if line.endswith(b"\n")]
     return [line for line in whole if line.get("SandboxId") == box.id]
+
+
+def _waited_ms(sensor: Running) -> float:
+    """Of the core's one loop: proc(5), /proc/PID/schedstat."""
+    assert sensor.process is not None
+    return int(Path(f"/proc/{sensor.process.pid}/schedstat").read_text().split()[1]) / 1e6
 
 
 def _held(client: Client, box: Sandbox) -> Line | None:

@@ -76,9 +76,8 @@ def destroyed(sensor: Running, box: Sandbox, count: int = 1) -> list[str]:
     """What was said of that many sockets."""
 
     def said() -> list[str]:
-        lines = [line for line in sensor.lines() if line["kind"] == "notice"]
-        own = [line["text"] for line in lines if line["fields"].get("SandboxId") == box.id]
-        texts = [text for text in own if "socket" in text]
+        notices = [line for line in sensor.lines() if line["kind"] == "notice" and "socket" in line["text"]]
+        texts = [line["text"] for line in notices if line["fields"].get("SandboxId") == box.id]
         return texts if len(texts) >= count else []
 
     texts: list[str] = sensor.until(said, f"{count} notices")

@@ -16,7 +16,7 @@ from msgspec import Struct
 from sensor.config import Config
 from sensor.errors import ConfigError, HostError
 
-API_GONE_S = 10.0  # on a host that is busy it may notice late
+API_GONE_S = 5.0  # on a host that is busy it may notice late
 
 BACKLOG = 1024  # the kernel's own bound, net.core.somaxconn, is 4096; room for whoever comes amid a flood
 CONTROL_SOCKET = "control.sock"

@@ -82,9 +82,8 @@ def rounds(sensor: Running, count: int = 2) -> None:
 
 
 def pinfold(sensor: Running, command: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "sensor.cli", command, "--config", str(sensor.file)], check=True, capture_output=True
-    )
+    arguments = [command, "--reason", "a test", "--config", str(sensor.file)]
+    subprocess.run([sys.executable, "-m", "sensor.cli", *arguments], check=True, capture_output=True)
 
 
 def denies(box: Sandbox) -> bool:

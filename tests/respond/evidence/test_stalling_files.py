@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -26,13 +27,14 @@ NODE = 2
 
 
 class OneFile:
-    """A FUSE file system with one file, `program`. From `stall` on, it reads requests and answers none; `released` ends
+    """A FUSE file system with one file, `program`. From `stall` on, it reads requests and answers none; `release` ends
     that. Attributes are never cached, so that each fstat asks it."""
 
     def __init__(self, at: Path, content: bytes) -> None:
         self.at = at
         self._content = content
         self.stalls = False
+        self._unanswered: list[int] = []
         self._fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % self._fuse
         libc = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +48,13 @@ class OneFile:
         self._server.join()
         os.close(self._fuse)
 
+    def release(self) -> None:
+        """What waits gets an error: the program's own page fault may be among it, which no signal ends."""
+        self.stalls = False
+        while self._unanswered:
+            with contextlib.suppress(FileNotFoundError):  # whoever asked was killed, and asks no more
+                os.write(self._fuse, struct.pack("=IiQ", 16, -errno.EIO, self._unanswered.pop()))
+
     def _serve(self) -> None:
         while True:
             try:
@@ -53,7 +62,10 @@ class OneFile:
             except OSError:
                 return
             _, opcode, unique, node = struct.unpack_from("=IIQQ", request)
-            if opcode in {FORGET, INTERRUPT} or (self.stalls and opcode != INIT):
+            if opcode in {FORGET, INTERRUPT}:
+                continue
+            if self.stalls and opcode != INIT:
+                self._unanswered.append(unique)
                 continue
             code, body = self._answer(opcode, node, request[40:])
             os.write(self._fuse, struct.pack("=IiQ", 16 + len(body), -code, unique) + body)
@@ -103,8 +115,8 @@ def test_an_executable_that_its_sandbox_serves(tmp_path: Path, served: OneFile, 
             with running("os.write(os.memfd_create('a'), b'hi')") as other:
                 collected = collect(tmp_path, process.pid, other)
         finally:
-            served.stalls = False
             process.kill()
+            served.release()
     archive = sound(collected)
     assert archive.processes[process.pid]["argv"][-1] == "600"
     found = {each["path"]: each["sha256"] for each in archive.json("executables.json")["executables"]}

@@ -103,6 +103,6 @@ def start(network: Network, box: Sandbox, to: tuple[str, int], messages: Sequenc
 
 def say(network: Network, box: Sandbox, to: tuple[str, int], messages: Sequence[Sequence[bytes]]) -> list[Any]:
     """Of each, in their order: source port, error, what was answered."""
-    found: list[Any] = json.loads(start(network, box, to, messages).finish())
+    found: list[Any] = json.loads(start(network, box, to, messages).finish(240.0))
     assert len(found) == len(messages)
     return found

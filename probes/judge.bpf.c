@@ -81,10 +81,9 @@ static __always_inline struct pf_flow_state *adopt(struct __sk_buff *skb, struct
   } else if (f->cookie) {
     if (since(coarse_now(), f->last_ns) < 1000000000) {
       /* Two that are alive must not evict each other with every packet. */
-      *slot ^= 0x2aaa & (PF_FLOWS - 1);
+      *slot = other_place(*slot);
       f = flow_at(*slot);
       if (!f) return 0;
-      if (f->cookie == p->cookie && f->remote_port == p->remote_port && f->protocol == p->protocol) return f;
       if (f->cookie && since(coarse_now(), f->last_ns) < 1000000000) return 0;
     }
     if (f->cookie) evict(c, f, *slot);

@@ -122,13 +122,27 @@ static __always_inline void peer_of_socket(struct __sk_buff *skb, struct pf_pack
 #define PF_PROGRAM_PAYLOAD 3
 #define PF_PROGRAM_JUDGE 4
 
-/* The packet's flow, or 0. Of a connected datagram socket `p` then has the peer as the socket thinks it is. */
+/* Where a datagram flow stands whose place is held by a livelier one. */
+static __always_inline u32 other_place(u32 slot) { return slot ^ (0x2aaa & (PF_FLOWS - 1)); }
+
+static __always_inline int is_flow(struct pf_flow_state *f, struct pf_packet *p) {
+  if (!f || f->cookie != p->cookie || f->protocol != p->protocol) return 0;
+  return p->protocol == 6 || f->remote_port == p->remote_port;
+}
+
+/* The packet's flow, or 0. Of a connected datagram socket `p` then has the peer as the socket thinks it is. Both places
+ * are looked at by every program: one that is found by some only would not be judged. */
 static __always_inline struct pf_flow_state *flow_of(struct __sk_buff *skb, struct pf_packet *p, u32 *slot) {
   if (p->protocol == 17) peer_of_socket(skb, p);
   *slot = slot_of(p->cookie, p->protocol, p->remote, p->remote_port);
   struct pf_flow_state *f = flow_at(*slot);
-  if (!f || f->cookie != p->cookie || f->protocol != p->protocol) return 0;
-  return p->protocol == 6 || f->remote_port == p->remote_port ? f : 0;
+  if (is_flow(f, p)) return f;
+  if (p->protocol == 6) return 0;
+  u32 other = other_place(*slot);
+  f = flow_at(other);
+  if (!is_flow(f, p)) return 0;
+  *slot = other;
+  return f;
 }
 
 /* What has no payload is not counted: of TCP not every such packet is looked at. */

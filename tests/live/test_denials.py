@@ -129,6 +129,34 @@ def test_nested_cgroups_are_included(
     denials.lift(sandbox.id)
 
 
+MANY = """
+import errno, socket, sys
+told = {}
+for _ in range(int(sys.argv[2])):
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as s:
+        try:
+            s.sendto(b"\\x08\\0\\xf7\\xff\\0\\0\\0\\0", (sys.argv[1], 0))
+            name = "ok"
+        except OSError as error:
+            name = errno.errorcode[error.errno]
+    told[name] = told.get(name, 0) + 1
+print(*sorted(told))
+"""
+
+
+def test_a_crowded_table_of_flows_is_no_way_past(rule_cache: str, network: Network, outside: Capture) -> None:
+    """Where a flow's place is held by a livelier one it stands in another, and is judged there too."""
+    with Running("flows: {{table: 1024}}\n", cache=rule_cache) as small, small.sandbox() as box:
+        alone = Alone(small)
+        alone.put(box.id, CUT)
+        try:
+            program = network.start_inside(box, [*PYTHON, "-c", MANY, SERVER, "4000"])
+            assert program.finish().split() == ["EPERM"]
+            assert not outside.to(SERVER, ICMP)
+        finally:
+            alone.end()
+
+
 LIVES = """
 import errno, os, socket, sys
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))

@@ -152,6 +152,7 @@ def _quarantined(sensor: Running, network: Network, node: str, count: int, repor
     with sensor.sandbox() as box, Capture(network) as outside, _Trying(network, box, count) as trying:
         (granted,) = trying.got_by([("device", os.devnull, 0)])
         assert granted == count
+        sensor.until(lambda: any(one["id"] == box.id for one in client.sandboxes()), "the sandbox is known")
         client.add_quarantine(box.id, "a test", freeze=False, evidence=False)
         report.add("quarantine: devices", count, *trying.got_by([("device", node, 0)]))
         for attempt, leaked in zip(IN_QUARANTINE, trying.got_by(IN_QUARANTINE), strict=True):

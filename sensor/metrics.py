@@ -40,6 +40,7 @@ LOSS_REASONS: dict[str, tuple[str, ...]] = {
 CATEGORIES = (
     "process_creation", "network_connection", "device_access", "process_termination", "sandbox_change", "network_flow",
     "network_protocol", "dns_query", "network_listen", "network_behavior", "process_migration", "sensor_access",
+    "file_event", "file_access", "file_rename", "file_delete", "file_change", "system_call",
 )  # fmt: skip
 ACTIONS = ("kill", "freeze", "quarantine", "kill-sandbox")
 OUTCOMES = (

@@ -35,6 +35,8 @@ _COLOURS = {
     "behavior": "yellow",
     "migrate": "red",
     "sensor": "red",
+    "file": "blue",
+    "syscall": "blue",
     "notice": "yellow",
 }
 _CATEGORIES = {
@@ -49,6 +51,12 @@ _CATEGORIES = {
     "network_behavior": "behavior",
     "process_migration": "migrate",
     "sensor_access": "sensor",
+    "file_event": "file",
+    "file_access": "file",
+    "file_rename": "file",
+    "file_delete": "file",
+    "file_change": "file",
+    "system_call": "syscall",
 }
 
 Record = rendernet.Record

@@ -1,4 +1,4 @@
-"""Escapes and attempts on the sensor, each in one line for people."""
+"""Escapes, attempts on the sensor, files and system calls, each in one line for people."""
 
 from __future__ import annotations
 
@@ -26,4 +26,36 @@ def access(record: Record) -> str:
     return f"{program(record)} {told.get(text(record, 'Attempt'), 'reaches for the sensor')}{refused}"
 
 
-SUBJECTS: dict[str, Callable[[Record], str]] = {"process_migration": migration, "sensor_access": access}
+def file(record: Record) -> str:
+    action, target = text(record, "Action"), text(record, "TargetFilename")
+    before = text(record, "SourceFilename")
+    what = f"changed attributes of {target}" if action == "attributes" else f"{action} {target}"
+    return f"{program(record)} {what}" + (f", before {before}" if before else "") + _times(record)
+
+
+def system_call(record: Record) -> str:
+    parts = [text(record, "SystemCall")]
+    if record.get("TargetProcessId"):
+        parts.append(f"of {text(record, 'TargetImage') or 'process'} ({text(record, 'TargetProcessId')})")
+    if record.get("Signal"):
+        parts.append(f"signal {text(record, 'Signal')}")
+    if record.get("Capability"):
+        parts.append(text(record, "Capability") + ("" if record.get("Granted") else ", refused"))
+    return f"{program(record)} {' '.join(parts)}" + _times(record)
+
+
+def _times(record: Record) -> str:
+    count = record.get("Count")
+    return f", {count} times" if isinstance(count, int) and count > 1 else ""
+
+
+SUBJECTS: dict[str, Callable[[Record], str]] = {
+    "process_migration": migration,
+    "sensor_access": access,
+    "file_event": file,
+    "file_access": file,
+    "file_rename": file,
+    "file_delete": file,
+    "file_change": file,
+    "system_call": system_call,
+}

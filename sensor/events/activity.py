@@ -272,6 +272,72 @@ class SensorAccess(Activity, frozen=True, gc=False):
     Repeat: bool
 
 
+class FileActivity(Activity, frozen=True, gc=False):
+    """Something done to a file in one of the places that loaded rules, or the sensor itself, look at. Other places
+    are not watched: a rule that names none is told so when it is loaded."""
+
+    Action: str  # created, written, linked; read; renamed; deleted; attributes (mode, owner, times, links)
+    TargetFilename: str  # absolute, in the sandbox's own root; of a renamed file its new name
+    SourceFilename: str  # of a renamed file its old name; "" where unknown, and otherwise
+    TargetIsDirectory: bool
+    Place: str  # sandbox: a file of its own; host: one that the host or others have too (a shared root, a mount)
+    Mechanism: str  # fanotify, lsm, proc
+    Count: int
+    FirstSeenNs: int  # CLOCK_MONOTONIC
+    LastSeenNs: int
+    Repeat: bool
+
+
+class FileEvent(FileActivity, frozen=True, gc=False):
+    """Created, written (closed after it was open for writing) or linked."""
+
+    category: ClassVar[str] = "file_event"
+
+
+class FileAccess(FileActivity, frozen=True, gc=False):
+    """Opened for reading."""
+
+    category: ClassVar[str] = "file_access"
+
+
+class FileRename(FileActivity, frozen=True, gc=False):
+    category: ClassVar[str] = "file_rename"
+
+
+class FileDelete(FileActivity, frozen=True, gc=False):
+    category: ClassVar[str] = "file_delete"
+
+
+class FileChange(FileActivity, frozen=True, gc=False):
+    """Mode, owner, times or number of links changed."""
+
+    category: ClassVar[str] = "file_change"
+
+
+class SystemCall(Activity, frozen=True, gc=False):
+    """A system call that rules care for, seen where the kernel decides about it and not at the gate of system calls:
+    each by the hook that `Mechanism` names, and only as far as that hook is passed (`pinfold doctor` lists them)."""
+
+    category: ClassVar[str] = "system_call"
+
+    SystemCall: str  # the kernel's name: ptrace, mount, setns, unshare, finit_module, socket, …; or its number
+    Action: str  # trace, mount, namespace, bpf, module, packet_socket, raw_socket, io_uring, memfd, credentials,
+    # capabilities, chroot, signal, device, kernel (clock, reboot, swap, accounting, ports), file, perf, keys, other
+    Arguments: str  # the first four, hexadecimal without 0x, joined by blanks; "" where unknown
+    Capability: str  # CAP_SYS_ADMIN, …; "" where none was asked for
+    Granted: bool  # the capability; True where none was asked for
+    HostUserNamespace: bool  # it was asked for over the whole host, not over a user namespace of the sandbox's
+    TargetProcessId: int  # of ptrace and signals; else 0
+    TargetImage: str  # "" where unknown
+    TargetInSandbox: bool  # the target is in the same sandbox
+    Signal: int  # 0: none
+    Mechanism: str  # cap_capable, signal_generate, io_uring_create, module_load, sock_create, proc
+    Count: int
+    FirstSeenNs: int
+    LastSeenNs: int
+    Repeat: bool
+
+
 class ProcessTermination(Activity, frozen=True, gc=False):
     category: ClassVar[str] = "process_termination"
 
@@ -311,4 +377,10 @@ AnyActivity = (
     | NetworkBehavior
     | ProcessMigration
     | SensorAccess
+    | FileEvent
+    | FileAccess
+    | FileRename
+    | FileDelete
+    | FileChange
+    | SystemCall
 )

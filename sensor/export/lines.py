@@ -18,6 +18,11 @@ from sensor.events.activity import (
     AnyActivity,
     DeviceAccess,
     DnsQuery,
+    FileAccess,
+    FileChange,
+    FileDelete,
+    FileEvent,
+    FileRename,
     NetworkBehavior,
     NetworkConnection,
     NetworkFlow,
@@ -28,6 +33,7 @@ from sensor.events.activity import (
     ProcessTermination,
     SandboxChange,
     SensorAccess,
+    SystemCall,
 )
 from sensor.events.detection import Audit, Detection, Response, event_id
 
@@ -37,7 +43,8 @@ _HEADS = {
     kind: b'{"v":%d,"kind":"event","category":"%b","id":"' % (VERSION, kind.category.encode())
     for kind in (
         ProcessCreation, NetworkConnection, DeviceAccess, ProcessTermination, NetworkFlow, NetworkProtocol, DnsQuery,
-        NetworkListen, NetworkBehavior, ProcessMigration, SensorAccess,
+        NetworkListen, NetworkBehavior, ProcessMigration, SensorAccess, FileEvent, FileAccess, FileRename, FileDelete,
+        FileChange, SystemCall,
     )
 }  # fmt: skip
 _DETECTION_FIELDS = (
@@ -48,7 +55,8 @@ _FLOW_FIELDS = (
     "Protocol", "Initiated", "DestinationIp", "DestinationPort", "DestinationHostname", "SourceIp", "SourcePort",
     "SocketCookie",
 )  # fmt: skip
-_DETECTION_FIELDS_OF = {
+_FILE_FIELDS = ("Action", "TargetFilename", "SourceFilename", "Place", "Count")
+_DETECTION_FIELDS_OF: dict[type, tuple[str, ...]] = {
     ProcessCreation: ("ImageInvoked",),
     NetworkConnection: (
         "Protocol", "Initiated", "DestinationIp", "DestinationPort", "DestinationHostname", "DestinationPath",
@@ -76,6 +84,15 @@ _DETECTION_FIELDS_OF = {
         "MoverSandboxed",
     ),
     SensorAccess: ("Attempt", "Signal", "Target", "TargetProcessId", "Refused", "Privileged", "Count"),
+    FileEvent: _FILE_FIELDS,
+    FileAccess: _FILE_FIELDS,
+    FileRename: _FILE_FIELDS,
+    FileDelete: _FILE_FIELDS,
+    FileChange: _FILE_FIELDS,
+    SystemCall: (
+        "SystemCall", "Action", "Arguments", "Capability", "Granted", "HostUserNamespace", "TargetProcessId",
+        "TargetImage", "TargetInSandbox", "Signal", "Count",
+    ),
 }  # fmt: skip
 
 

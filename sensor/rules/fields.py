@@ -16,6 +16,11 @@ from sensor.events.activity import (
     Activity,
     DeviceAccess,
     DnsQuery,
+    FileAccess,
+    FileChange,
+    FileDelete,
+    FileEvent,
+    FileRename,
     NetworkBehavior,
     NetworkConnection,
     NetworkFlow,
@@ -25,6 +30,7 @@ from sensor.events.activity import (
     ProcessMigration,
     ProcessTermination,
     SensorAccess,
+    SystemCall,
 )
 
 Kind = Literal["text", "address", "number", "flag", "time"]
@@ -53,6 +59,12 @@ CATEGORIES: dict[str, type[Activity]] = {
         NetworkBehavior,
         ProcessMigration,
         SensorAccess,
+        FileEvent,
+        FileAccess,
+        FileRename,
+        FileDelete,
+        FileChange,
+        SystemCall,
     )
 }
 
@@ -65,6 +77,7 @@ _ADDRESSES = frozenset({"DestinationIp", "SourceIp"})
 
 # What `keywords` (values bound to no field) are looked for in: the text that says what was done.
 _KEYWORDS = ("Image", "CommandLine", "CurrentDirectory", "ParentImage", "ParentCommandLine")
+_FILE_KEYWORDS = (*_KEYWORDS, "TargetFilename", "SourceFilename")
 _KEYWORD_FIELDS = {
     "process_creation": (*_KEYWORDS, "ImageInvoked"),
     "network_connection": (*_KEYWORDS, "DestinationIp", "DestinationHostname", "DestinationPath"),
@@ -80,6 +93,12 @@ _KEYWORD_FIELDS = {
     "network_behavior": (*_KEYWORDS, "DestinationIp", "DestinationHostname", "Domain"),
     "process_migration": (*_KEYWORDS, "MoverImage"),
     "sensor_access": _KEYWORDS,
+    "file_event": _FILE_KEYWORDS,
+    "file_access": _FILE_KEYWORDS,
+    "file_rename": _FILE_KEYWORDS,
+    "file_delete": _FILE_KEYWORDS,
+    "file_change": _FILE_KEYWORDS,
+    "system_call": (*_KEYWORDS, "SystemCall", "Capability", "TargetImage"),
 }  # fmt: skip
 
 _ABSENT = {
@@ -216,7 +235,6 @@ _DESCRIPTIONS = {
     "DeviceMajor": "major number",
     "DeviceMinor": "minor number",
     "Access": "read, write, mknod, joined by commas in this order",
-    "Granted": "the sandbox's class grants this device class",
     "GpuGranted": "the sandbox's class grants GPUs (nvidia, amd, drm or accel)",
     "PriorVerdict": "allowed, refused, unknown: of the runtime's own device program",
     "ExitCode": "0 to 255",
@@ -231,9 +249,24 @@ _DESCRIPTIONS = {
     "Attempt": "signal, bpf, perfmon (a capability was asked for), trace (it traces the sensor)",
     "Signal": "number of the signal; 0: none",
     "Target": "core, api, launcher: which of the sensor's processes",
-    "TargetProcessId": "its tgid",
+    "TargetProcessId": "tgid of the target",
     "Refused": "the kernel refused the capability",
     "Privileged": "the capability was granted over the whole host",
+    "Action": "of a file: created, written, linked, read, renamed, deleted, attributes; of a system call: trace, "
+    "mount, namespace, bpf, module, packet_socket, raw_socket, io_uring, memfd, credentials, capabilities, chroot, "
+    "signal, device, kernel, file, perf, keys, other",
+    "TargetFilename": "absolute path in the sandbox's own root; of a renamed file its new name",
+    "SourceFilename": "of a renamed file its old name",
+    "TargetIsDirectory": "it is a directory",
+    "Place": "sandbox: a file of its own; host: one that the host or others have too",
+    "Mechanism": "the hook that saw it",
+    "SystemCall": "the kernel's name of the system call, else its number",
+    "Arguments": "its first four arguments, hexadecimal, joined by blanks",
+    "Capability": "what was asked for: CAP_SYS_ADMIN, …",
+    "Granted": "the sandbox's class grants this device; of a system call: the capability was granted",
+    "HostUserNamespace": "the capability was asked for over the whole host",
+    "TargetImage": "program of the target",
+    "TargetInSandbox": "the target is in the same sandbox",
 }
 
 

@@ -12,6 +12,11 @@ from sensor.events.activity import (
     AnyActivity,
     DeviceAccess,
     DnsQuery,
+    FileAccess,
+    FileChange,
+    FileDelete,
+    FileEvent,
+    FileRename,
     NetworkBehavior,
     NetworkConnection,
     NetworkFlow,
@@ -22,6 +27,7 @@ from sensor.events.activity import (
     ProcessTermination,
     SandboxChange,
     SensorAccess,
+    SystemCall,
 )
 from sensor.events.detection import Detection, Response
 
@@ -178,7 +184,7 @@ def response(**fields: Any) -> Response:
 
 _NEUTRAL: dict[type, Any] = {str: "", int: 0, bool: False}
 _SAID = {"Phase": "established", "Behavior": "relay", "ApplicationProtocol": "ssh", "DestinationIp": "203.0.113.7"} | {
-    "Direction": "left", "Way": "moved", "Attempt": "bpf",
+    "Direction": "left", "Way": "moved", "Attempt": "bpf", "Action": "other", "Place": "sandbox", "Mechanism": "proc",
 }  # fmt: skip
 
 
@@ -200,8 +206,15 @@ network_listen = _of(NetworkListen)
 network_behavior = _of(NetworkBehavior)
 process_migration = _of(ProcessMigration)
 sensor_access = _of(SensorAccess)
+file_event = _of(FileEvent)
+file_access = _of(FileAccess)
+file_rename = _of(FileRename)
+file_delete = _of(FileDelete)
+file_change = _of(FileChange)
+system_call = _of(SystemCall)
 
 EVERY_ACTIVITY = (
     process_creation, network_connection, device_access, process_termination, network_flow, network_protocol,
     dns_query, network_listen, network_behavior, process_migration, sensor_access,
+    file_event, file_access, file_rename, file_delete, file_change, system_call,
 )  # fmt: skip

@@ -33,7 +33,7 @@ GOOD = rule_text("s:\n  Image: /x\ncondition: s")
         ("level: high", "level: high\ncorrelation: {type: event_count}", 4, "correlation rules are not supported"),
         ("level: high", "level: high\nfilter: {rules: [a]}", 4, "filters are not supported"),
         ("level: high", "level: high\naction: global", 4, "rule collections are not supported"),
-        ("process_creation", "file_event", 5, "category 'file_event' is not one of process_creation, network_conn"),
+        ("process_creation", "file_evil", 5, "category 'file_evil' is not one of process_creation, network_conn"),
         ("product: linux", "product: windows", 6, "product 'windows' is not linux"),
         ("product: linux", "service: auditd", 6, "service 'auditd' is not watched"),
         ("  category: process_creation\n", "", 4, "category None is not one of"),

@@ -245,6 +245,19 @@ ACCESSES: dict[str, list[Any]] = {
     "Target": ["", "core", "api"],
     "Refused": [True, False],
 }
+FILES: dict[str, list[Any]] = {
+    "TargetFilename": ["/etc/passwd", "/root/.ssh/authorized_keys", "/etc/cron.d/x", "/tmp/a", "/usr/bin/ls"],
+    "SourceFilename": ["", "/etc/shadow", "/tmp/b"],
+    "Place": ["sandbox", "host"],
+}
+CALLS: dict[str, list[Any]] = {
+    "SystemCall": ["ptrace", "mount", "unshare", "setns", "socket", "finit_module", "kill"],
+    "Action": ["trace", "mount", "namespace", "module", "packet_socket", "raw_socket", "signal"],
+    "Granted": [True, False],
+    "HostUserNamespace": [True, False],
+    "TargetInSandbox": [True, False],
+    "Signal": [0, 9, 19],
+}
 FIELDS_OF = {
     "network_connection": CONNECTIONS,
     "device_access": ATTEMPTS,
@@ -255,6 +268,12 @@ FIELDS_OF = {
     "network_behavior": BEHAVIORS,
     "process_migration": MIGRATIONS,
     "sensor_access": ACCESSES,
+    "file_event": FILES,
+    "file_access": FILES,
+    "file_rename": FILES,
+    "file_delete": FILES,
+    "file_change": FILES,
+    "system_call": CALLS,
 }
 
 

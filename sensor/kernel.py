@@ -54,7 +54,7 @@ class Kernel:
         abi = objects.abi_digest(self._sizes, self.features)
         found = objects.take_over(base, abi, self._sizes, self.features)
         self.fresh = found is None
-        self.generation: Generation = found or objects.build(base, abi, self._sizes, self.features)
+        self.generation: Generation = found or objects.build(base, abi, self._sizes, self.features, config.paths.cache)
         self.older = objects.others(base, self.generation)
         self.tables = Tables(self.generation)
         self.ring = ring_of(self.generation)

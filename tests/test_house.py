@@ -17,7 +17,7 @@ MOST_LINES = 400
 
 # Units of the package, lowest first: each imports from lower lines only, and not from its own line.
 LAYERS = (
-    {"errors"},
+    {"errors", "private"},
     {"configfile", "events"},
     {"configassign", "configcontrol", "configdetect", "configdevices", "configexecutables", "confignetwork"},
     {"configquarantine", "configrespond"},
@@ -39,7 +39,7 @@ LAYERS = (
 )
 RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
-ONLY = {"events": {"errors"}, "bpf": {"errors", "events"}, "rules": {"errors", "events"}}
+ONLY = {"events": {"errors"}, "bpf": {"errors", "events", "private"}, "rules": {"errors", "events", "private"}}
 # These start the daemon as a process of its own: what they carry, it must not.
 _CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "reports"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}

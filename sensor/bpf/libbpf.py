@@ -355,6 +355,15 @@ def try_load(kind: int, instructions: Sequence[int], attach: int = 0, attach_to:
     return (-code if code in (errno.EPERM, errno.ENOMEM, errno.EAGAIN) else 0), text
 
 
+def load_program(kind: int, name: str, instructions: bytes, attach: int = 0) -> int:
+    """A descriptor. Whole instructions, with descriptors of maps in them."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions), attempts=5, expected_attach_type=attach)
+    count = ctypes.c_size_t(len(instructions) // 8)
+    loaded = _lib.bpf_prog_load(kind, name[:15].encode(), b"GPL", code, count, ctypes.byref(options))
+    return _check(loaded, f"loading the program {name}")
+
+
 def probe_program(kind: int) -> int:
     """1 supported, 0 not, below 0 inconclusive; so for the next."""
     return int(_lib.libbpf_probe_bpf_prog_type(kind, None))

@@ -1,4 +1,4 @@
-"""The compiler child: makes the maps, compiles the probes with BCC, loads, pins, and exits.
+"""The compiler child: compiles the probes with BCC, loads, pins, keeps what it made for the next time, and exits.
 
 The only importer of bcc, which brings LLVM and some 120 MB: they leave with this process.
 Run as `python -m sensor.bpf.loader`, a Request as JSON on stdin, a Result as JSON on stdout.
@@ -15,29 +15,35 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from sensor.bpf import headers, libbpf, maps, programs
+from sensor.bpf import bytecode, headers, maps, pinning, programs
 from sensor.bpf.btf import Btf
-from sensor.bpf.libbpf import ProgType
 from sensor.errors import HostError, LoadError, PinfoldError
 
+_programs = msgspec.msgpack.Decoder(tuple[bytecode.Program, ...])
 # More than half of clang's time: lines of source, which are for nobody; unrolled loops, which are only more to verify;
 # and clang's own optimising passes, after which BCC runs all of them anew.
 _LEAN = ("-g0", "-fno-unroll-loops", "-Xclang", "-disable-llvm-passes")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """`folder` is made and filled with `map-<name>` and `program-<name>` pins."""
+    """`folder` is filled with `map-<name>` and `program-<name>` pins; it is there, and empty."""
 
     folder: str
     generation: int
     shared: str  # the folder in which the maps that all generations share are pinned
-    headers: str  # an empty folder for the header tree; the caller removes it, since LLVM may end this process
+    scratch: str  # an empty folder for headers and compiled programs; the caller removes it: LLVM may end this process
     sizes: maps.Sizes
     features: tuple[str, ...]
 
 
 class Result(msgspec.Struct, frozen=True):
     error: str = ""
+
+
+def compiled(scratch: str) -> tuple[bytecode.Program, ...]:
+    """What a compiler child without an error left there."""
+    files = [Path(scratch) / f"unit-{unit}" for unit in range(len(programs.UNITS))]
+    return tuple(each for file in files for each in _programs.decode(file.read_bytes()))
 
 
 def import_bcc() -> Any:
@@ -58,19 +64,16 @@ def import_bcc() -> Any:
 
 
 def compile_and_pin(request: Request) -> None:
-    folder = Path(request.folder)
-    folder.mkdir(mode=0o700)
-    descriptors = {name: libbpf.get(Path(request.shared) / name) for name in maps.SHARED}
-    with _beside(lambda: headers.write_tree(Path(request.headers), Btf(), "connect_unix" in request.features)):
+    tree = Path(request.scratch) / "headers"
+    tree.mkdir()
+    with _beside(lambda: headers.write_tree(tree, Btf(), "connect_unix" in request.features)):
         bcc = import_bcc()
-        for name, definition in maps.definitions(request.sizes).items():
-            descriptors[name] = maps.create(name, definition)
-            libbpf.pin(descriptors[name], folder / f"map-{name}")
+        descriptors = pinning.make_maps(Path(request.folder), Path(request.shared), request.sizes)
     flags = [f"-DPF_FD_{name}={descriptor}" for name, descriptor in descriptors.items()]
     flags += [f"-DPF_GENERATION={request.generation}ULL", f"-DPF_RING_BYTES={request.sizes.ring_bytes}ULL"]
     flags.append(f"-DPF_FLOWS={request.sizes.flows}")
     flags += [f"-DPF_HAVE_{feature.upper()}" for feature in request.features]
-    os.environ["BCC_KERNEL_SOURCE"] = request.headers
+    os.environ["BCC_KERNEL_SOURCE"] = str(tree)
     # Forked before LLVM has done anything that the two would have to share.
     with _beside(lambda: _unit(bcc, request, 1, descriptors, flags)):
         _unit(bcc, request, 0, descriptors, flags)
@@ -114,19 +117,19 @@ def _unit(bcc: Any, request: Request, unit: int, descriptors: dict[str, int], fl
         module = bcc.BPF(text=programs.source(unit), cflags=[*flags, *_LEAN, "-Wno-everything"])
     except Exception as cause:
         raise LoadError(f"the probes do not compile on this kernel: {cause}") from cause
+    made = []
     for program in programs.of_unit(unit, frozenset(request.features)):
         loaded = _load(module, program)
-        libbpf.pin(loaded, Path(request.folder) / f"program-{program.name}")
-        if program.called_by is not None:  # pinned, the map keeps it while nobody runs
-            name, place = program.called_by
-            libbpf.update(descriptors[name], place.to_bytes(4, sys.byteorder), loaded.to_bytes(4, sys.byteorder))
+        pinning.pin_program(Path(request.folder), program, loaded, descriptors)
+        code = module.dump_func(program.name)
+        made.append(bytecode.program(program.name, code, descriptors, request.generation))
+    (Path(request.scratch) / f"unit-{unit}").write_bytes(msgspec.msgpack.encode(made))
 
 
 def _load(module: Any, program: programs.Program) -> int:
-    # Those that share a map of programs must be of one attach type (6.12 on); a link may give skb programs another.
-    attach = -1 if program.attach is None or program.kind is ProgType.CGROUP_SKB else int(program.attach)
+    attach = pinning.attach_type(program)
     try:
-        return int(module.load_func(program.name, int(program.kind), None, attach).fd)
+        return int(module.load_func(program.name, int(program.kind), None, attach or -1).fd)
     except Exception as cause:
         raise LoadError(f"the kernel refused the program {program.name}: {cause}") from cause
 

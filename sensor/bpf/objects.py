@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -27,11 +28,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sensor.bpf import libbpf, maps, programs
-from sensor.bpf.loader import Request, Result
+from sensor.bpf import bytecode, libbpf, maps, pinning, programs
+from sensor.bpf.loader import Request, Result, compiled
 from sensor.bpf.state import Control
 from sensor.errors import HostError, LoadError, PinfoldError, RefusedError
 from sensor.events.layouts import ABI
+
+log = logging.getLogger(__name__)
 
 _ZERO = bytes(4)
 _BPF_FS_MAGIC = 0xCAFE4A11
@@ -77,7 +80,7 @@ def abi_digest(sizes: maps.Sizes, features: tuple[str, ...]) -> str:
     """Of everything that decides what is in the kernel: probes, layouts, sizes, and the kernel itself."""
     digest = hashlib.sha256(programs.sources().encode())
     here = Path(__file__).parent
-    for name in ("headers.py", "maps.py", "programs.py", "loader.py"):
+    for name in ("headers.py", "maps.py", "programs.py", "loader.py", "pinning.py", "bytecode.py"):
         digest.update((here / name).read_bytes())
     with contextlib.suppress(OSError):  # its build id; without it release and version must do
         digest.update(Path("/sys/kernel/notes").read_bytes())
@@ -172,14 +175,39 @@ def others(base: Path, current: Generation) -> list[Generation]:
     return found
 
 
-def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) -> Generation:
-    """Compiles and pins a new generation in a child. Nothing is attached yet. Raises HostError, LoadError."""
+def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...], cache: str) -> Generation:
+    """Makes and pins a new generation: from what an earlier start compiled into the folder `cache`, else by a compiler
+    child. Nothing is attached yet. Raises HostError, LoadError."""
     for left in base.glob("tmp-*"):
         remove_folder(left)
     number = time.time_ns()
     draft = base / f"tmp-{number:x}"
-    with tempfile.TemporaryDirectory(prefix="pinfold-headers-") as tree:
-        request = Request(str(draft), number, str(base), tree, sizes, features)
+    if not _load_kept(draft, number, sizes, features, bytecode.read(cache, abi)):
+        draft.mkdir(mode=0o700)
+        bytecode.write(cache, abi, _compile(draft, number, sizes, features))
+    folder = base / f"gen-{number:x}-{ABI}-{abi}"
+    draft.rename(folder)
+    return _open(folder, number, ABI, abi)
+
+
+def _load_kept(
+    draft: Path, number: int, sizes: maps.Sizes, features: tuple[str, ...], kept: tuple[bytecode.Program, ...]
+) -> bool:
+    if not kept:
+        return False
+    draft.mkdir(mode=0o700)
+    try:
+        if pinning.load_kept(draft, draft.parent, number, sizes, frozenset(features), kept):
+            return True
+    except RefusedError as error:
+        log.warning("the probes that were compiled before are not taken, and compiled anew: %s", error)
+    remove_folder(draft)
+    return False
+
+
+def _compile(draft: Path, number: int, sizes: maps.Sizes, features: tuple[str, ...]) -> tuple[bytecode.Program, ...]:
+    with tempfile.TemporaryDirectory(prefix="pinfold-compiler-") as scratch:
+        request = Request(str(draft), number, str(draft.parent), scratch, sizes, features)
         try:
             child = subprocess.run(
                 [sys.executable, "-P", "-m", "sensor.bpf.loader"],
@@ -192,16 +220,14 @@ def build(base: Path, abi: str, sizes: maps.Sizes, features: tuple[str, ...]) ->
         except subprocess.TimeoutExpired as cause:
             remove_folder(draft)
             raise LoadError(f"the compiler took more than {_COMPILER_SECONDS} s") from cause
-    log = child.stderr.decode("utf-8", "replace")
-    error = "the compiler died; its last line: " + (log.strip().splitlines() or ["none"])[-1][:200]
-    if child.stdout:
-        error = msgspec.json.decode(child.stdout, type=Result).error
-    if error or child.returncode:
-        remove_folder(draft)
-        raise LoadError(error, log)
-    folder = base / f"gen-{number:x}-{ABI}-{abi}"
-    draft.rename(folder)
-    return _open(folder, number, ABI, abi)
+        stderr = child.stderr.decode("utf-8", "replace")
+        error = "the compiler died; its last line: " + (stderr.strip().splitlines() or ["none"])[-1][:200]
+        if child.stdout:
+            error = msgspec.json.decode(child.stdout, type=Result).error
+        if error or child.returncode:
+            remove_folder(draft)
+            raise LoadError(error, stderr)
+        return compiled(scratch)
 
 
 def _python_path() -> str:

@@ -106,7 +106,7 @@ def test_a_compiler_that_fails_is_an_error_of_one_line(
     compiler.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(compiler))
     with pytest.raises(LoadError) as error:
-        objects.build(tmp_path, "abc", SIZES, ())
+        objects.build(tmp_path, "abc", SIZES, (), str(tmp_path / "cache"))
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
     assert objects.generations(tmp_path) == []

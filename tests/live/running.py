@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -126,6 +128,14 @@ def _rmdir(path: Path) -> None:
             time.sleep(0.005)
 
 
+@functools.cache
+def _shared_cache() -> str:
+    """One for all sensors of a run: the probes are compiled once for each size of ring and maps."""
+    folder = tempfile.mkdtemp(prefix="pinfold-test-cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class Running:
     """`with Running() as sensor:`; `options` is YAML appended to the configuration above, or `config` in
     its place, both formatted with instance, home, cache and port."""
@@ -143,7 +153,7 @@ class Running:
         values = {
             "instance": self.instance,
             "home": self.home,
-            "cache": cache or f"{self.home}/cache",
+            "cache": cache or _shared_cache(),
             "port": self.port,
         }
         self.file.write_text((config + options).format(**values))

@@ -116,6 +116,11 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx) {
   key.bits = verdict | PF_KEY_DEVICE | PF_KEY_PRIOR_UNKNOWN;
 #endif
   int allow = verdict != PF_VERDICT_REFUSED && !quarantined;
+  struct pf_unwanted *u = unwanted();
+  if (u && u->devices >> (class & 31) & 1 && verdict == PF_VERDICT_ALLOWED) {
+    count_unsent(PF_UNSENT_DEVICES);
+    return allow;
+  }
 
   struct pf_repeat *r = bpf_map_lookup_elem(MAP(repeats), &key);
   if (r) {

@@ -15,6 +15,7 @@ int on_flush(struct bpf_raw_tracepoint_args *ctx) {
   struct pf_sandbox *sandbox = sandbox_by_id(r->sandbox_id); /* 0: it ended; its count is told all the same */
   u64 now = bpf_ktime_get_ns();
   int failed = 0;
+  if (r->count && !(key.bits & PF_KEY_DEVICE) && repeat_unwanted(&key)) r->count = 0;
   if (r->count) {
     if (key.bits & PF_KEY_DEVICE)
       failed = send_repeat_device(c, sandbox, &key, r, now);

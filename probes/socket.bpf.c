@@ -58,6 +58,17 @@ static __always_inline int send_repeat_connect(struct pf_control *c, struct pf_s
   return 0;
 }
 
+/* Of a connect that was told once; it is counted then. */
+static __always_inline int repeat_unwanted(struct pf_repeat_key *key) {
+  struct pf_unwanted *u = unwanted();
+  if (!u || !u->connects || (key->bits & 15) != PF_VERDICT_ALLOWED) return 0;
+  u32 zone = is_local(key->bits & PF_KEY_IPV4 ? 2 : 10, key->address) ? PF_CONNECTS_LOCAL : PF_CONNECTS_OUTWARD;
+  u32 port = zone << 16 | key->port;
+  if (!(u->connects & zone) || bpf_map_lookup_elem(MAP(wanted_ports), &port)) return 0;
+  count_unsent(PF_UNSENT_CONNECTS);
+  return 1;
+}
+
 /* `owner`: the sandbox that made the socket, else the one that uses it. */
 static __always_inline int decide_connect(struct pf_control *c, struct pf_connect *e, u64 owner, u64 user) {
   if (cut_off(quarantine_of(c, owner) | quarantine_of(c, user), e->family, e->address)) {
@@ -127,6 +138,10 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, u16 family, u8 unc
   if (r && !(process && just_inverted(c, family_of(process->family)))) {
     u64 due = count_repeat(c, r);
     if (!due) return allow;
+    if (repeat_unwanted(&key)) {
+      r->sent_ns = due;
+      return allow;
+    }
     sandbox = sandbox_by_id(r->sandbox_id);
     if (sandbox) send_repeat_connect(c, sandbox, &key, r, due);
     return allow;

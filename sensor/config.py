@@ -78,6 +78,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
     file: str = "events.jsonl"  # below paths.log
     max_bytes: int = 64 * 1024 * 1024
     keep: int = 8  # rotated files
+    unmatched: bool = True  # also granted opens and repeated connects that no rule can match; else they are counted
 
 
 class Paths(Struct, frozen=True, forbid_unknown_fields=True):

@@ -113,6 +113,7 @@ class Daemon:
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
         self._begin(listeners)
+        self._kernel.leave_out(ruleset.pushdown)
         self._reports.started()
         self._reports.rules_loaded(len(ruleset.refused))
         self._tick()

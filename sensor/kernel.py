@@ -11,7 +11,7 @@ from struct import pack
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sensor.bpf import attach, features, libbpf, objects, steps
+from sensor.bpf import attach, features, libbpf, objects, steps, unwanted
 from sensor.bpf.denials import JUDGES_POLICY, JUDGES_QUARANTINE, Denials
 from sensor.bpf.maps import Sizes
 from sensor.bpf.objects import Generation, Handle
@@ -22,11 +22,12 @@ from sensor.config import GPU_CLASSES, Config
 from sensor.enrich.devices import Classifier, class_name, device_table
 from sensor.enrich.gpus import numbers_now, single_grants
 from sensor.errors import HostError, RefusedError
-from sensor.events.layouts import ABI, Cgroup, Type
+from sensor.events.layouts import ABI, Cgroup, Device, Type
 from sensor.respond import prefixes
 from sensor.respond.egress import egress_entries
 from sensor.respond.executables import executable_entries
 from sensor.respond.policy import DEFAULT_CLASS, UNRECORDED_REFUSE, KernelClass, class_index, kernel_classes
+from sensor.rules.pushdown import EVERYTHING, Pushdown
 
 REPEAT_FLUSH_NS = 1_000_000_000
 MOST_IMAGES = 4096  # files whose denied content is remembered over a reload
@@ -119,6 +120,15 @@ class Kernel:
         for class_id, device, inode in self._images_denied - wanted.keys():
             self.tables.allow_image(class_id, device, inode)
         self._images_denied = set(wanted)
+
+    def leave_out(self, pushdown: Pushdown) -> None:
+        """What is not sent, since no rule can match it; nothing where the log is to have everything."""
+        wanted = EVERYTHING if self._config.log.unmatched else pushdown
+        devices = [Device[name.upper()] for name in wanted.devices]
+        unwanted.write(self.generation, devices, wanted.local, wanted.outward)
+
+    def unsent(self) -> dict[str, int]:
+        return unwanted.unsent(self.generation)
 
     def classify(self, sandbox_id: int, name: str) -> None:
         """What is known of a sandbox beyond its path gave it a class, or took it away."""
@@ -222,6 +232,7 @@ class Kernel:
             repeat_flush_ns=REPEAT_FLUSH_NS,
             **self._flow_settings(),
         )
+        self.leave_out(EVERYTHING)  # an earlier run's settings: the self-test is to see all that it does
         self.handle.write(active_generation=self.generation.number)
 
     def arm(self, armed: bool) -> None:

@@ -125,6 +125,13 @@ METRICS: tuple[Metric, ...] = (
         series=tuple((stage, reason) for stage, reasons in LOSS_REASONS.items() for reason in reasons),
         most=128,
     ),
+    Metric(
+        "pinfold_events_unsent_total",
+        "counter",
+        "Events that the kernel counted and did not send, since no rule can match them (log.unmatched: false).",
+        ("category",),
+        (("device_access", "network_connection"),),
+    ),
     Metric("pinfold_sandboxes", "gauge", "Live sandboxes."),
     Metric("pinfold_sandboxes_unknown", "gauge", "Live sandboxes of which events were lost, so that nothing is sure."),
     Metric("pinfold_processes", "gauge", "Live processes of sandboxes."),

@@ -92,6 +92,7 @@ class Reload:
         self._kernel.apply_flow_settings()
         self._guard.reloaded(config)
         self._network.reload(config)
+        self._kernel.leave_out(ruleset.pushdown)
         self._pipeline.engine = engine
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)

@@ -78,6 +78,9 @@ class Reports:
         metrics.count("pinfold_log_bytes_total", (), self._pipeline.log.written - self._written)
         self._written = self._pipeline.log.written
         self._count_losses()
+        for category, count in self._kernel.unsent().items():
+            told = metrics.value("pinfold_events_unsent_total", (category,))
+            metrics.count("pinfold_events_unsent_total", (category,), count - told)
         misses = self._kernel.tables.recursion_misses()
         metrics.count("pinfold_recursion_misses_total", (), misses - self._misses)
         self._misses = misses

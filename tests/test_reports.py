@@ -34,7 +34,7 @@ def test_what_detectors_dropped_is_told_once() -> None:
         detectors=SimpleNamespace(counters=dropped),
     )
     tables = SimpleNamespace(losses=lambda most: Losses({}, {}), recursion_misses=lambda: 0)
-    kernel: Any = SimpleNamespace(tables=tables, ring=SimpleNamespace(size=4096))
+    kernel: Any = SimpleNamespace(tables=tables, unsent=dict, ring=SimpleNamespace(size=4096))
     metrics = Metrics()
     reports = Reports(kernel, enricher, pipeline, metrics, 16)
     reports.each_second(armed=True)

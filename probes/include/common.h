@@ -222,6 +222,16 @@ static __always_inline u64 count_repeat(struct pf_control *c, struct pf_repeat *
   return now - r->sent_ns >= c->repeat_flush_ns ? now : 0;
 }
 
+static __always_inline struct pf_unwanted *unwanted(void) {
+  u32 zero = 0;
+  return bpf_map_lookup_elem(MAP(unwanted), &zero);
+}
+
+static __always_inline void count_unsent(u32 what) {
+  u64 *count = bpf_map_lookup_elem(MAP(unsent), &what);
+  if (count) __sync_fetch_and_add(count, 1);
+}
+
 static __always_inline struct pf_class *class_of(struct pf_sandbox *sandbox) {
   u32 id = sandbox->class_id;
   return bpf_map_lookup_elem(MAP(classes), &id);

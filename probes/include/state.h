@@ -22,6 +22,19 @@ struct pf_control {
   u64 untracked;           /* processes that found no room in the map: whoever has no entry is looked for by its cgroups */
 };
 
+/* The one entry of the map unwanted: what no loaded rule, no detector and no log asks for. It is counted, not sent. */
+struct pf_unwanted {
+  u32 devices;             /* a bit for each enum pf_device: opens that are granted */
+  u32 connects;            /* PF_CONNECTS_…: repeats of allowed ones, but to ports in the map wanted_ports */
+};
+
+/* Index of the map unsent. Of connects it counts records, of which each would have stood for many. */
+#define PF_UNSENT_DEVICES 0
+#define PF_UNSENT_CONNECTS 1
+
+#define PF_CONNECTS_LOCAL 1 /* to this host itself */
+#define PF_CONNECTS_OUTWARD 2
+
 #define PF_JUDGES_POLICY 1 /* some class limits where its sandboxes may go, or denies a protocol */
 #define PF_JUDGES_QUARANTINE 2 /* the map quarantines has entries */
 

@@ -25,6 +25,8 @@ AUTOMATON_STATES = 192  # PF_AUTOMATON_STATES in probes/judge.bpf.c
 EGRESS_ENTRIES = 65536
 EGRESS_NAMES = 65536
 EXECUTABLES = 16384
+WANTED_PORTS = 16384
+UNSENT = ("device_access", "network_connection")  # PF_UNSENT_… in probes/include/state.h
 DEVICE_GRANTS = 4096
 IMAGES = 1024
 MOST_QUARANTINES = 65536
@@ -84,6 +86,9 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "executables": Map(MapType.LPM_TRIE, SIZES["pf_executable_key"], 4, EXECUTABLES, late),
         "images": Map(MapType.LRU_HASH, SIZES["pf_image_key"], SIZES["pf_image"], IMAGES),
         "device_grants": Map(MapType.HASH, SIZES["pf_grant_key"], 4, DEVICE_GRANTS, late),
+        "wanted_ports": Map(MapType.HASH, 4, 1, WANTED_PORTS, late),
+        "unwanted": Map(MapType.ARRAY, 4, SIZES["pf_unwanted"], 1),
+        "unsent": Map(MapType.ARRAY, 4, 8, len(UNSENT)),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
         "guarded": Map(MapType.HASH, 4, 4, GUARDED),
         "accesses": Map(MapType.LRU_HASH, SIZES["pf_access_key"], SIZES["pf_access_count"], ACCESSES),

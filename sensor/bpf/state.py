@@ -56,6 +56,26 @@ class Control(Struct, frozen=True, gc=False):
         return Control(*_PF_CONTROL.unpack(data))
 
 
+_PF_UNWANTED = PackedStruct("<II")
+
+
+class Unwanted(Struct, frozen=True, gc=False):
+    """A `struct pf_unwanted`: 8 bytes. Arrays are bytes."""
+
+    devices: int = 0
+    connects: int = 0
+
+    def pack(self) -> bytes:
+        return _PF_UNWANTED.pack(
+            self.devices,
+            self.connects,
+        )
+
+    @staticmethod
+    def unpack(data: bytes) -> Unwanted:
+        return Unwanted(*_PF_UNWANTED.unpack(data))
+
+
 _PF_CLASS = PackedStruct("<IIIIIIIIQ32s")
 
 
@@ -812,6 +832,7 @@ class AccessCount(Struct, frozen=True, gc=False):
 
 SIZES = {
     "pf_control": 120,
+    "pf_unwanted": 8,
     "pf_class": 72,
     "pf_quarantine": 16,
     "pf_grant_key": 16,

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from sensor.errors import RuleError
+from sensor.rules.pushdown import EVERYTHING, Pushdown
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Ruleset(Struct, frozen=True):
     source: str
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
+    pushdown: Pushdown = EVERYTHING
 
 
 def rule_files(paths: Iterable[Path | str]) -> list[Path]:

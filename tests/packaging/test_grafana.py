@@ -24,6 +24,7 @@ NOT_SHOWN = {
     "pinfold_tampering_total": "an alert says it",
     "pinfold_detector_bounds_total": "for whoever looks into what a sandbox filled",
     "pinfold_detections_silenced_total": "an operator silenced them",
+    "pinfold_events_unsent_total": "for whoever looks into what log.unmatched saves",
     "pinfold_programs_unread_total": "for whoever looks into why a content was not judged",
     "pinfold_response_budget_exceeded_total": "an alert says it",
     "pinfold_responses_unsettled_total": "an alert says it",

@@ -1,0 +1,160 @@
+"""What the kernel can decide of the loaded rules: which opens and connects none of them can match.
+
+A rule is asked about what the probes know of an event (its device class, its port, whether it goes to this host itself)
+with everything else left open; only a plain no counts. So what is not sent could not have matched. Of connects only
+repeats are left out: the first to each destination is lineage.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from sensor.events.layouts import Device
+from sensor.rules import ir
+
+DEVICES = tuple(device.name.lower() for device in Device if device is not Device.ORDINARY)
+MOST_PORTS = 4096  # of a zone; what wants more wants all
+_LAST_PORT = 65535
+_LOCAL = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "0.0.0.0/32", "::1/128", "::/128")))
+_OPEN: Mapping[str, str | int | bool] = {"Verdict": "allowed", "Granted": True}
+_REPEAT: Mapping[str, str | int | bool] = {
+    "Verdict": "allowed",
+    "Repeat": True,
+    "Initiated": True,
+    "DestinationPath": "",
+    "SourceIp": "",
+    "SourcePort": 0,
+}
+_ZONES = {True: {"DestinationIsLoopback": True, "DestinationIsPrivate": True}, False: {"DestinationIsLoopback": False}}
+
+Condition = tuple[str, ir.Expression]  # category and expression of a rule
+Known = Mapping[str, str | int | bool]
+
+
+class Pushdown(Struct, frozen=True):
+    """`devices`: classes of which no granted open is wanted. `local` and `outward`: ports to which repeated connects
+    are wanted, to this host itself and elsewhere; None: to all of them."""
+
+    devices: tuple[str, ...] = ()
+    local: tuple[int, ...] | None = None
+    outward: tuple[int, ...] | None = None
+
+
+EVERYTHING = Pushdown()
+
+
+def of_rules(rules: Sequence[Condition]) -> Pushdown:
+    def of(category: str) -> list[ir.Expression]:
+        return [expression for each, expression in rules if each == category]
+
+    def derived(behavior: str) -> bool:
+        return any(can_match(each, {"Behavior": behavior}) for each in of("network_behavior"))
+
+    opens = of("device_access")
+    devices = {name for name in DEVICES if not any(can_match(each, {**_OPEN, "DeviceClass": name}) for each in opens)}
+    if derived("tun_flow"):
+        devices -= {"tun"}
+    kept = tuple(name for name in DEVICES if name in devices)
+    if derived("fan_out"):  # it counts distinct destinations in windows, which repeats keep from sliding on
+        return Pushdown(kept)
+    connects = of("network_connection")
+    return Pushdown(kept, _ports(connects, local=True), _ports(connects, local=False))
+
+
+def _ports(expressions: Iterable[ir.Expression], *, local: bool) -> tuple[int, ...] | None:
+    known = {**_REPEAT, **_ZONES[local]}
+    wanted: set[int] = set()
+    for expression in expressions:
+        if not can_match(expression, known):
+            continue
+        # What a rule says of ports changes at those that it names, and nowhere else.
+        edges = sorted(
+            {0, *(near for port in _named(expression) for near in (port, port + 1) if 0 < near <= _LAST_PORT)}
+        )
+        for first, last in zip(edges, [*edges[1:], _LAST_PORT + 1], strict=True):
+            if can_match(expression, {**known, "DestinationPort": first}):
+                if last - first + len(wanted) > MOST_PORTS:
+                    return None
+                wanted.update(range(first, last))
+    return tuple(sorted(wanted))
+
+
+def _named(item: ir.Expression) -> Iterator[int]:
+    """Ports at which a comparison may change."""
+    if isinstance(item, (ir.And, ir.Or)):
+        for part in item.items:
+            yield from _named(part)
+    elif isinstance(item, ir.Not):
+        yield from _named(item.item)
+    elif isinstance(item, (ir.Number, ir.Text)) and item.attribute == "DestinationPort":
+        yield from [int(item.value)] if isinstance(item, ir.Number) or item.value.isdecimal() else []
+
+
+def can_match(expression: ir.Expression, known: Known) -> bool:
+    return _value(expression, known) is not False
+
+
+def _value(item: ir.Expression, known: Known) -> bool | None:
+    """None: what is known does not tell."""
+    if isinstance(item, ir.And):
+        values = [_value(part, known) for part in item.items]
+        return False if False in values else None if None in values else True
+    if isinstance(item, ir.Or):
+        values = [_value(part, known) for part in item.items]
+        return True if True in values else None if None in values else False
+    if isinstance(item, ir.Not):
+        value = _value(item.item, known)
+        return None if value is None else not value
+    if isinstance(item, ir.Constant):
+        return item.value
+    if item.attribute == "DestinationIp":
+        return _address(item, known)
+    return _leaf(item, known[item.attribute]) if item.attribute in known else None
+
+
+def _leaf(item: ir.Leaf, value: str | int | bool) -> bool | None:
+    if isinstance(item, ir.Flag):
+        return bool(value) is item.value
+    if isinstance(item, ir.Empty):
+        return value == ""
+    if isinstance(item, ir.Number) and isinstance(value, int):
+        return _compared(item, value)
+    if isinstance(item, ir.Text):
+        text = str(value)
+        subject = text if item.cased else ir.fold(text)
+        if item.shape == "exact":
+            return subject == item.value
+        if item.attribute != "DestinationPort":  # of which only whole numbers are looked at, see `_named`
+            shapes = {"prefix": subject.startswith, "suffix": subject.endswith, "contains": subject.__contains__}
+            return bool(shapes[item.shape](item.value))
+    return None
+
+
+def _compared(item: ir.Number, value: int) -> bool:
+    if item.compare == "eq":
+        return value == item.value
+    if item.compare in {"lt", "lte"}:
+        return value < item.value or (item.compare == "lte" and value == item.value)
+    return value > item.value or (item.compare == "gte" and value == item.value)
+
+
+def _address(item: ir.Leaf, known: Known) -> bool | None:
+    """False where this host's own addresses are none of those that are meant. An empty one is never sent."""
+    if isinstance(item, ir.Empty):
+        return False
+    if not known.get("DestinationIsLoopback"):
+        return None
+    try:
+        if isinstance(item, ir.Cidr):
+            network = ipaddress.ip_network(item.network, strict=False)
+        elif isinstance(item, ir.Text) and item.shape == "exact":
+            network = ipaddress.ip_network(item.value)
+        else:
+            return None
+    except ValueError:
+        return None
+    # Of two families `overlaps` is False; a mapped address is told as its IPv4 one.
+    return None if any(network.overlaps(own) for own in _LOCAL if own.version == network.version) else False

@@ -35,6 +35,7 @@ def _options(memory: int, *, literal: bool) -> re2.Options:
     options.max_mem = memory
     options.log_errors = False
     options.literal = literal
+    options.never_capture = True  # only whether is asked, never where: several times cheaper with groups
     return options
 
 

@@ -124,12 +124,25 @@ class Atom(Struct, frozen=True):
     value: str | bytes | int | float | bool
 
 
-def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]]:
-    """For each of the rule's branches up to PLANES clauses that it implies, the best first; none: nothing
-    is known of it. A rule is a candidate when all clauses of one of its branches hold."""
+class Branch(Struct, frozen=True):
+    """One of a rule's alternatives. It is worth evaluating when all `clauses` hold; none: nothing is known of it."""
+
+    expression: ir.Expression
+    clauses: tuple[Clause, ...]
+
+
+def split(expression: ir.Expression, category: str) -> list[Branch]:
+    """The rule is true when one of its branches is, and only then. Of each up to PLANES clauses, the best first."""
     direct = DIRECT.get(category)
-    found = (_worth(_clauses(branch, direct)) for branch in branches(ir.simplified(expression), direct))
-    return list(dict.fromkeys(found))
+    alike: dict[tuple[Clause, ...], list[ir.Expression]] = {}
+    for branch in branches(ir.simplified(expression), direct):
+        alike.setdefault(_worth(_clauses(branch, direct)), []).append(branch)
+    return [Branch(same[0] if len(same) == 1 else ir.Or(tuple(same)), clauses) for clauses, same in alike.items()]
+
+
+def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]]:
+    """The clauses of each branch alone."""
+    return [branch.clauses for branch in split(expression, category)]
 
 
 def branches(item: ir.Expression, direct: str | None) -> list[ir.Expression]:

@@ -1,7 +1,7 @@
 """Rule sets of any size: the shipped rules, and variants of them with other words in the same shapes.
 
-A variant keeps a rule's fields, modifiers, condition and the syntax of its regexes. Of the words in its values about half
-stay, so that work which meets the rule's index still meets the variant's; the others become words of other shipped
+A variant keeps a rule's fields, modifiers, condition and the syntax of its regexes. Of the words in its values about
+half stay, so that work which meets the rule's index still meets the variant's; the others become words of other shipped
 rules, or words that nothing has. What is drawn from a few values (protocols, phases, verdicts) stays as it is."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor.rules.compile import predicate
+from sensor.rules import compile as compiler
 from sensor.rules.ir import And, Cidr, Flag, Number, Or, Text
 from sensor.rules.runtime import Networks, cidr
 
@@ -57,13 +57,13 @@ def test_a_scope_is_no_part_of_an_address() -> None:
 def test_flags_and_numbers_are_asked_before_any_text_is_folded() -> None:
     ports = Or((Number("DestinationPort", "eq", 22), Number("DestinationPort", "eq", 23)))
     text = Text("CommandLine", "contains", "x", cased=False)
-    source = predicate(0, And((text, ports, Flag("DestinationIsPrivate", False))), "title")
+    source = compiler.source("title", And((text, ports, Flag("DestinationIsPrivate", False))), ())
     guard, folded = source.index("return False"), source.index("casefold")
     assert source.index("DestinationIsPrivate") < guard < folded
     assert source.index("in (22, 23)") < guard
 
 
 def test_networks_of_one_field_are_one_test() -> None:
-    source = predicate(0, Or((Cidr("DestinationIp", "10.0.0.0/8"), Cidr("DestinationIp", "fd00::/8"))), "title")
+    source = compiler.source("title", Or((Cidr("DestinationIp", "10.0.0.0/8"), Cidr("DestinationIp", "fd00::/8"))), ())
     assert source.count("(a.DestinationIp)") == 1
     assert "cidr('10.0.0.0/8', 'fd00::/8')" in source

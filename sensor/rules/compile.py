@@ -13,6 +13,7 @@ from typing import Any
 from sensor.rules import ir, runtime
 
 _COMPARE = {"eq": "==", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_COSTS: dict[type, int] = {ir.Regex: 20, ir.Pattern: 20, ir.Cidr: 20, ir.Text: 3, ir.Reference: 3, ir.TimePart: 3}
 _METHOD = {"prefix": "startswith", "suffix": "endswith"}
 
 # What the source calls.
@@ -28,7 +29,7 @@ class _Writer:
 
     def function(self, name: str, expression: ir.Expression, title: str = "") -> str:
         self.locals = {}
-        guard, body = self._guarded(ir.simplified(expression))
+        guard, body = self._guarded(expression)
         lines = [f"def {name}(a):", *([f"    {title!r}"] if title else [])]
         lines += [f"    if not ({guard}): return False"] if guard else []
         lines += [f"    {local} = {value}" for value, local in self.locals.items()]
@@ -36,7 +37,7 @@ class _Writer:
 
     def _guarded(self, expression: ir.Expression) -> tuple[str, str]:
         """What is asked before any text is folded, "" for nothing, and the rest."""
-        items = sorted(expression.items, key=_cost) if isinstance(expression, ir.And) else [expression]
+        items = _sorted(expression.items) if isinstance(expression, ir.And) else [expression]
         guard: list[str] = []
         for at, item in enumerate(items):
             written = self.write(item)
@@ -47,9 +48,9 @@ class _Writer:
 
     def write(self, item: ir.Expression) -> str:
         if isinstance(item, ir.And):
-            return "(" + " and ".join(map(self.write, sorted(item.items, key=_cost))) + ")"
+            return "(" + " and ".join(map(self.write, _sorted(item.items))) + ")"
         if isinstance(item, ir.Or):
-            return "(" + " or ".join(self._alternatives(sorted(item.items, key=_cost))) + ")"
+            return "(" + " or ".join(self._alternatives(_sorted(item.items))) + ")"
         if isinstance(item, ir.Not):
             return f"not {self.write(item.item)}"
         return self._leaf(item)
@@ -132,15 +133,18 @@ class _Writer:
 
 def _cost(item: ir.Expression) -> int:
     """What is cheap is asked first; the order changes no result."""
+    kind = type(item)
+    if kind in _COSTS:
+        return _COSTS[kind]
     if isinstance(item, ir.Or):  # a list of values is one test
-        return sum({_group(part) or part: _cost(part) for part in item.items}.values())
+        return sum({_group(part) or id(part): _cost(part) for part in item.items}.values())
     if isinstance(item, ir.And):
         return 1 + sum(map(_cost, item.items))
-    if isinstance(item, ir.Not):
-        return 1 + _cost(item.item)
-    if isinstance(item, (ir.Regex, ir.Pattern, ir.Cidr)):
-        return 20
-    return 3 if isinstance(item, (ir.Text, ir.Reference, ir.TimePart)) else 1
+    return 1 + _cost(item.item) if isinstance(item, ir.Not) else 1
+
+
+def _sorted(items: Sequence[ir.Expression]) -> Sequence[ir.Expression]:
+    return sorted(items, key=_cost) if len(items) > 1 else items
 
 
 def _group(item: ir.Expression) -> tuple[object, ...] | None:
@@ -152,8 +156,8 @@ def _group(item: ir.Expression) -> tuple[object, ...] | None:
 
 
 def source(title: str, expression: ir.Expression, branches: Sequence[ir.Expression]) -> str:
-    """Source of `rule(activity) -> bool`, of `branch_<n>` for each of its branches if there are several,
-    and of the constants they use."""
+    """Source of `rule(activity) -> bool`, of `branch_<n>` for each of its branches if there are several, and of
+    the constants they use. Expressions are simplified."""
     writer = _Writer()
     functions = [writer.function("rule", expression, title)]
     if len(branches) > 1:

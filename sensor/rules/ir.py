@@ -129,6 +129,11 @@ def simplified(item: Expression) -> Expression:
     return item
 
 
+def both(items: tuple[Expression, ...]) -> And:
+    """All of what is simplified already."""
+    return And(tuple(part for item in items for part in (item.items if isinstance(item, And) else (item,))))
+
+
 def _flat(items: tuple[Expression, ...], kind: type[And] | type[Or]) -> tuple[Expression, ...]:
     flat: list[Expression] = []
     for item in map(simplified, items):

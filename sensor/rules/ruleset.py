@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,16 +16,14 @@ from msgspec import Struct
 
 from sensor import private
 from sensor.errors import RuleError
-from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest, needs_of
+from sensor.rules.children import Children
+from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
 
 log = logging.getLogger(__name__)
 
 CACHE_FILE = "rules.cache"
 MAX_CACHE_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 20  # of a rule file
-COMPILE_SECONDS = 120
-FILES_A_CHILD = 60  # below, a further child costs more than it takes off the others
-MOST_CHILDREN = 4
 
 _SOURCES = frozenset({".py", ".yaml", ".yml", ".json"})
 _SUFFIXES = (".yml", ".yaml")
@@ -71,7 +67,7 @@ def joined(units: Iterable[Unit]) -> Ruleset:
         rules=tuple(one.rule for one in compiled),
         compiled=tuple(compiled),
         refused=tuple(refused),
-        unindexed=tuple(one.rule.id for one in compiled if not all(needs_of(one))),
+        unindexed=tuple(one.rule.id for one in compiled if not one.indexed),
     )
 
 
@@ -108,15 +104,15 @@ def _units(files: Sequence[Path], cache: Path | None) -> list[Unit]:
     """What each file gives: from the cache where neither it nor the compiler changed, else from children."""
     key = _compiler()
     kept = _kept(cache, key) if cache is not None else {}
-    names = list(map(str, files))
-    fitting = {name: kept[name].data for name, path in zip(names, files, strict=True) if _fits(kept.get(name), path)}
-    changed = [path for name, path in zip(names, files, strict=True) if name not in fitting]
-    if changed:
-        fitting.update(_compiled(changed))
-    units = [_UNIT.decode(fitting[name]) for name in names]
-    if cache is not None and (changed or len(kept) != len(names)):
-        _store(cache, key, {unit.file: Kept(unit.content, fitting[unit.file]) for unit in units})
-    return units
+    fitting = {str(path): one.data for path in files if (one := _fitting(kept.get(str(path)), path)) is not None}
+    changed = [path for path in files if str(path) not in fitting]
+    with Children(changed) as children:
+        units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
+        for name, data in children.results().items():
+            fitting[name], units[name] = data, _UNIT.decode(data)
+    if cache is not None and (changed or len(kept) != len(units)):
+        _store(cache, key, {name: Kept(unit.content, fitting[name]) for name, unit in units.items()})
+    return [units[str(path)] for path in files]
 
 
 class Kept(Struct, frozen=True):
@@ -127,12 +123,11 @@ class Kept(Struct, frozen=True):
 
 
 _UNIT = msgspec.msgpack.Decoder(Unit)
-_KEPT_DATA = msgspec.msgpack.Decoder(dict[str, bytes])
 _KEPT = msgspec.msgpack.Decoder(dict[str, Kept])
 
 
-def _fits(kept: Kept | None, path: Path) -> bool:
-    return kept is not None and kept.content == content_of(path)
+def _fitting(kept: Kept | None, path: Path) -> Kept | None:
+    return kept if kept is not None and kept.content == content_of(path) else None
 
 
 def content_of(path: Path) -> str:
@@ -170,42 +165,3 @@ def _store(cache: Path, key: bytes, units: dict[str, Kept]) -> None:
         private.write(cache, key, msgspec.msgpack.encode(units))
     except OSError as error:  # the next start compiles again, nothing else is lost
         log.warning("cannot keep compiled rules in %s: %s", cache, error.strerror)
-
-
-def _compiled(files: Sequence[Path]) -> dict[str, bytes]:
-    """Each file's encoded unit, from children, as many as there are processors for them. Raises RuleError."""
-    import subprocess  # noqa: PLC0415  # only when the cache has nothing: it costs the warm start 10 ms
-
-    many = max(1, min(len(os.sched_getaffinity(0)), MOST_CHILDREN, len(files) // FILES_A_CHILD))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    deadline = time.monotonic() + COMPILE_SECONDS
-    units: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory(prefix="pinfold-rules-") as folder:
-        children: list[tuple[subprocess.Popen[bytes], Path]] = []
-        try:
-            for number in range(many):
-                output = Path(folder) / f"{number}"
-                (Path(folder) / f"{number}.files").write_bytes(b"\0".join(map(os.fsencode, files[number::many])))
-                command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--quiet"]
-                command += ["--output", str(output), "--files-from", f"{output}.files"]
-                with open(f"{output}.errors", "wb") as errors:
-                    child = subprocess.Popen(
-                        command, env=environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
-                    )
-                children.append((child, output))
-            for child, output in children:
-                if child.wait(max(0.0, deadline - time.monotonic())):
-                    said = Path(f"{output}.errors").read_bytes().decode("utf-8", "replace")
-                    last = said.strip().rpartition("\n")[2]
-                    raise RuleError(f"{files[0]}:1: the rules' compiler ended with status {child.returncode}: {last}")
-                units |= _KEPT_DATA.decode(output.read_bytes())
-            if any(str(path) not in units for path in files):
-                raise RuleError(f"{files[0]}:1: the rules' compiler gave not every file's rules")
-        except (OSError, subprocess.TimeoutExpired, msgspec.MsgspecError) as error:
-            raise RuleError(f"{files[0]}:1: the rules' compiler failed: {error}") from error
-        finally:
-            for child, _ in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
-    return units

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from sensor.rules import compile as compiler
-from sensor.rules import need, parse, unit
+from sensor.rules import ir, need, parse, unit
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.ruleset import Ruleset, content_of, joined, rule_files
-from sensor.rules.unit import Compiled, Refusal, Rule, Unit
+from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
 
 
 class _File:
@@ -31,19 +31,19 @@ class _File:
         self.refused: list[Refusal] = []
 
     def unit(self) -> Unit:
-        content = content_of(self.path)
+        content = ""
         try:
             found = False
-            for document in documents(read(self.path)):
+            text = read(self.path)
+            content = digest(text.encode())
+            for document in documents(text):
                 found = True
                 self.document(document)
             if not found:
                 raise RefusalError("holds no rule", 1)
         except RefusalError as error:
             self.refuse(error.line, error.reason)
-        if content_of(self.path) != content:  # written meanwhile: the next load looks again
-            content = "changing"
-        return Unit(str(self.path), content, tuple(self.rules), tuple(self.refused))
+        return Unit(str(self.path), content or content_of(self.path), tuple(self.rules), tuple(self.refused))
 
     def document(self, document: Document) -> None:
         line = document.place.line
@@ -60,9 +60,10 @@ class _File:
 
 def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
     """Raises RefusalError."""
-    branches = need.split(parsed.expression, parsed.category)
+    expression = ir.simplified(parsed.expression)
+    branches = need.split(expression, parsed.category)
     try:
-        source = compiler.source(parsed.title, parsed.expression, [branch.expression for branch in branches])
+        source = compiler.source(parsed.title, expression, [branch.expression for branch in branches])
         code = compiler.code(source, f"<rule {parsed.id}>")
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise RefusalError(f"too large or too deep to compile: {error}", line) from error
@@ -70,9 +71,15 @@ def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
     rule, needs = Rule(file=file, **values), unit.encode_needs(branches)
     told = msgspec.msgpack.encode(msgspec.structs.replace(rule, file=""))
     return Compiled(
-        rule, line, source, code, needs, msgspec.msgpack.encode(parsed.expression),
-        unit.digest(told, source.encode("utf-8", "surrogatepass"), needs),
-    )  # fmt: skip
+        rule=rule,
+        line=line,
+        source=source,
+        code=code,
+        needs=needs,
+        expression=msgspec.msgpack.encode(expression),
+        indexed=bool(branches) and all(branch.clauses for branch in branches),
+        digest=digest(told, source.encode("utf-8", "surrogatepass"), needs),
+    )
 
 
 def build(paths: Sequence[Path]) -> Ruleset:

@@ -36,7 +36,8 @@ class Compiled(Struct, frozen=True):
     source: str  # Python, as `compile.source` wrote it
     code: bytes  # the same, marshalled for this interpreter
     needs: bytes  # clauses of each branch
-    expression: bytes
+    expression: bytes  # simplified
+    indexed: bool  # false: it is evaluated for every event of its category
     digest: str  # of everything that decides what it matches, and how it is told
 
 

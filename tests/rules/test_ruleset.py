@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sensor.errors import RuleError
-from sensor.rules import ir, ruleset
+from sensor.rules import children, ir
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import CACHE_FILE, load
 from sensor.rules.testing import activity
@@ -36,13 +36,14 @@ def folder(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever the child runs."""
     calls: list[int] = []
-    real = ruleset._compiled
+    real = children.Children.__init__
 
-    def counted(files: list[Path]) -> dict[str, bytes]:
-        calls.append(len(files))
-        return real(files)
+    def counted(self: children.Children, files: list[Path]) -> None:
+        if files:
+            calls.append(len(files))
+        real(self, files)
 
-    monkeypatch.setattr(ruleset, "_compiled", counted)
+    monkeypatch.setattr(children.Children, "__init__", counted)
     return calls
 
 
@@ -112,7 +113,7 @@ def test_an_id_is_taken_once_whichever_file_came_later(folder: Path, tmp_path: P
 def test_many_files_are_shared_out_among_children(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ruleset, "FILES_A_CHILD", 1)
+    monkeypatch.setattr(children, "FILES_A_CHILD", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6, 7})
     for number in range(5):
         (folder / f"more{number}.yml").write_text(rule_text(f"s:\n  Image: /{number}\ncondition: s"))
@@ -210,7 +211,7 @@ def test_no_rules_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_a_child_that_dies_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuleError, match="compiler ended with status 1"):
+    with pytest.raises(RuleError, match="compiler failed: it ended with status 1"):
         load([folder], None)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RuleError, match=r"compiler failed: .*No such file"):

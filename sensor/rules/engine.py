@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from sensor.events.activity import Activity
 from sensor.rules import compile as compiler
+from sensor.rules import cost as costs
 from sensor.rules import index
+from sensor.rules.cost import Cost, Dear
 from sensor.rules.fields import CATEGORIES
 from sensor.rules.index import Finder
 from sensor.rules.ruleset import Ruleset
@@ -21,11 +24,13 @@ Predicate = Callable[[Activity], bool]
 class _Loaded:
     """A rule's functions, run into being when one is first asked for: most rules of a catalogue never are."""
 
-    __slots__ = ("compiled", "functions", "rule")
+    __slots__ = ("compiled", "cost", "functions", "rule", "since")
 
     def __init__(self, compiled: Compiled) -> None:
         self.rule = compiled.rule
         self.compiled = compiled
+        self.cost = Cost()
+        self.since = 0  # events that its category had had before it was loaded
         self.functions: dict[str, Predicate] | None = None
 
     def function(self, name: str) -> Predicate:
@@ -37,11 +42,12 @@ class _Loaded:
 class _Entry:
     """A branch. `test` replaces itself by the branch's own function."""
 
-    __slots__ = ("loaded", "name", "rule", "test")
+    __slots__ = ("cost", "loaded", "name", "rule", "test")
 
     def __init__(self, loaded: _Loaded, name: str) -> None:
         self.loaded = loaded
         self.rule = loaded.rule
+        self.cost = loaded.cost
         self.name = name
         self.test: Predicate = self._first
 
@@ -53,18 +59,20 @@ class _Entry:
 class _Category:
     """`find` gives the candidates' bits; bit n is `entries[n]`, and a rule's bits stand side by side."""
 
-    __slots__ = ("entries", "find", "full")
+    __slots__ = ("entries", "events", "find", "full")
 
     def __init__(self, find: Finder, entries: list[_Entry]) -> None:
         self.find = find
         self.entries = entries
+        self.events = 0
         self.full = (1 << len(entries)) - 1
 
 
 class Engine:
     """`prefilter` False evaluates every rule of the category as a whole: the same result, slowly.
 
-    `hits` and `errors` count by rule id; a rule that raises is counted and the others go on.
+    `hits` and `errors` count by rule id; a rule that raises is counted and the others go on. Of the branches that are
+    evaluated, one in about `cost.EVERY` is timed.
     """
 
     def __init__(self, ruleset: Ruleset, prefilter: bool = True) -> None:
@@ -73,6 +81,7 @@ class Engine:
         self.hits: dict[str, int] = {rule.id: 0 for rule in ruleset.rules}
         self.errors: dict[str, int] = {}
         self.index_errors = 0  # events for which the index itself raised, and every rule was evaluated
+        self._until_timed = costs.EVERY
         self._loaded = {compiled.rule.id: _Loaded(compiled) for compiled in ruleset.compiled}
         self._by_type = {CATEGORIES[name]: self._category(name, prefilter) for name in _categories(ruleset)}
 
@@ -100,6 +109,7 @@ class Engine:
         category = self._by_type.get(type(activity))  # type: ignore[arg-type]
         if category is None:
             return ()
+        category.events += 1
         try:
             bits = category.find(activity)
         except Exception:  # an event that broke the index must not be one that no rule sees
@@ -107,7 +117,7 @@ class Engine:
             bits = category.full
         return self._evaluate(category, bits, activity) if bits else ()
 
-    def _evaluate(self, category: _Category, bits: int, activity: object) -> tuple[Rule, ...]:
+    def _evaluate(self, category: _Category, bits: int, activity: Any) -> tuple[Rule, ...]:
         matched: list[Rule] = []
         last: Rule | None = None
         while bits:
@@ -117,8 +127,10 @@ class Engine:
             rule = entry.rule
             if rule is last:  # another branch has decided
                 continue
+            entry.cost.evaluations += 1
+            self._until_timed -= 1
             try:
-                if entry.test(activity):  # type: ignore[arg-type]
+                if entry.test(activity) if self._until_timed > 0 else self._timed(entry, activity):
                     last = rule
                     self.hits[rule.id] += 1
                     matched.append(rule)
@@ -126,6 +138,48 @@ class Engine:
                 last = rule
                 self._failed(rule)
         return tuple(matched)
+
+    def _timed(self, entry: _Entry, activity: Activity) -> bool:
+        if not entry.loaded.functions:  # what loading it takes is no cost of the rule's
+            return entry.test(activity)
+        began = costs.clock()
+        try:
+            return entry.test(activity)
+        finally:
+            took = costs.clock() - began
+            entry.cost.add(took)
+            self._until_timed = costs.after(took)
+
+    def costs(self) -> Iterator[tuple[Rule, Cost, int]]:
+        """Of each rule: what it cost, and how many events of its category there were since it was loaded."""
+        for loaded in self._loaded.values():
+            yield loaded.rule, loaded.cost, self._by_type[CATEGORIES[loaded.rule.category]].events - loaded.since
+
+    def digest(self, rule_id: str) -> str:
+        """Of a rule's content; "" of one that is not there."""
+        loaded = self._loaded.get(rule_id)
+        return loaded.compiled.digest if loaded is not None else ""
+
+    def dear(self) -> list[Dear]:
+        """The rules that are too dear, each with the reason."""
+        return costs.too_dear(self.costs(), self.unindexed)
+
+    def inherit(self, before: Engine) -> None:
+        """Go on where another engine stopped: with its counts and the code it loaded, for rules that are the same."""
+        for kind, category in self._by_type.items():
+            if kind in before._by_type:
+                category.events = before._by_type[kind].events
+        for rule_id, loaded in self._loaded.items():
+            old = before._loaded.get(rule_id)
+            if old is None or old.compiled.digest != loaded.compiled.digest:
+                loaded.since = self._by_type[CATEGORIES[loaded.rule.category]].events
+                continue
+            loaded.cost.take(old.cost)
+            loaded.since = old.since
+            loaded.functions = old.functions
+            self.hits[rule_id] = before.hits[rule_id]
+            if rule_id in before.errors:
+                self.errors[rule_id] = before.errors[rule_id]
 
     def _failed(self, rule: Rule) -> None:
         count = self.errors.get(rule.id, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from sensor.rules import need
 from sensor.rules.need import Atom, Clause
-from sensor.rules.runtime import FieldIndex, Literals, Networks
+from sensor.rules.runtime import FieldIndex, Literals, Networks, Together
 
 Finder = Callable[[Any], int]
 
@@ -39,6 +39,7 @@ class _Writer:
                 for atom in clause:
                     of_field = self.atoms[atom.attribute]
                     of_field[atom] = of_field.get(atom, 0) | bit
+        self.fields: dict[str, FieldIndex] = {}
         self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
 
     def finder(self) -> Finder:
@@ -48,14 +49,19 @@ class _Writer:
         return found
 
     def source(self) -> str:
-        terms, flags = ["free"], list[str]()
+        terms, flags = list[str](), list[str]()
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
             if all(atom.kind == "flag" for atom in of_field):
                 flags += [self._flag(atom, bits) for atom, bits in of_field.items()]
             else:
-                terms.append(self._term(attribute, of_field))
+                terms += self._term(attribute, of_field)
+        if self.fields:
+            self.tables["of_fields"] = Together(list(self.fields.values()), self.free)
+            terms.insert(0, f"of_fields[{''.join(f'a.{attribute}, ' for attribute in self.fields)}]")
+        else:
+            terms.insert(0, "free")
         return "\n".join(
             [
                 "def find(a):",
@@ -74,19 +80,20 @@ class _Writer:
         self.tables[name] = bits
         return f"    if {'' if atom.value else 'not '}a.{atom.attribute}: m |= {name}"
 
-    def _term(self, attribute: str, atoms: dict[Atom, int]) -> str:
+    def _term(self, attribute: str, atoms: dict[Atom, int]) -> list[str]:
         name = f"of_{attribute}"
         if any(atom.kind == "number" for atom in atoms):
             self.tables[name] = _masks(atoms, "number").get
-            return f"{name}(a.{attribute}, 0)"
+            return [f"{name}(a.{attribute}, 0)"]
         if attribute == self.direct:
             self.tables[name] = Literals(_masks(atoms, "literal"))
-            return f"{name}(a.{attribute})"
+            return [f"{name}(a.{attribute})"]
         if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
             self.tables[name] = Networks(_masks(atoms, "network"))
-            return f"{name}(a.{attribute})"
-        self.tables[name] = FieldIndex(*(_masks(atoms, kind) for kind in ("exact", "name", "literal", "network")))
-        return f"{name}[a.{attribute}]"
+            return [f"{name}(a.{attribute})"]
+        kinds = ("exact", "name", "literal", "network")
+        self.fields[attribute] = FieldIndex(*(_masks(atoms, kind) for kind in kinds))
+        return []
 
 
 def _masks(atoms: dict[Atom, int], kind: str) -> dict[Any, int]:

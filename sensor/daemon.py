@@ -39,7 +39,6 @@ from sensor.respond.disarm import Arming
 from sensor.respond.policy import Policy
 from sensor.respond.responder import Responder
 from sensor.respond.table import Host
-from sensor.rules.engine import Engine
 from sensor.rules.loading import Loading
 from sensor.say import say
 
@@ -93,7 +92,7 @@ class Daemon:
             config, self._kernel.tables, enricher, self._metrics, self._folder, self._kernel.is_gpu, log.add_notice
         )
         self._pipeline = Pipeline(
-            enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched, self._network
+            enricher, rules.engine(), log, responder, self._metrics, recovery, self._watched, self._network
         )
         self._enricher, self._log, self._responder = enricher, log, responder
         notices = self._say, log.add_notice

@@ -151,6 +151,23 @@ METRICS: tuple[Metric, ...] = (
     Metric("pinfold_ring_size_bytes", "gauge", "Size of the event ring."),
     Metric("pinfold_rules", "gauge", "Rules by what became of them.", ("state",), (("loaded", "refused"),)),
     Metric("pinfold_rule_errors_total", "counter", "Rules that failed on an event.", ("rule",), ((),), most=4096),
+    Metric(
+        "pinfold_rule_evaluations_total",
+        "counter",
+        "Branches of rules that were evaluated, since the index could not rule them out.",
+        ("rule",),
+        ((),),
+        most=16384,
+    ),
+    Metric(
+        "pinfold_rule_seconds_total",
+        "counter",
+        "Processor time that these took, extrapolated from one in 64.",
+        ("rule",),
+        ((),),
+        most=16384,
+    ),
+    Metric("pinfold_rules_dear", "gauge", "Rules that take more than 2 µs of each event of their category."),
     Metric("pinfold_build_info", "gauge", "Always 1.", ("version", "kernel", "abi"), ((), (), ()), most=4),
     Metric("pinfold_start_time_seconds", "gauge", "When the sensor started, in Unix time."),
     Metric(

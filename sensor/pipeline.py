@@ -34,7 +34,7 @@ from sensor.network import Network
 from sensor.respond.containment import escape_of
 from sensor.respond.responder import Responder
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Rule
+from sensor.rules.unit import Rule
 
 Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)

@@ -18,7 +18,6 @@ from sensor.pipeline import Pipeline
 from sensor.reports import Reports
 from sensor.respond.policy import Policy
 from sensor.respond.responder import Responder
-from sensor.rules.engine import Engine
 from sensor.rules.loading import Loading
 from sensor.say import say
 
@@ -80,7 +79,7 @@ class Reload:
         sandboxes = self._enricher.sandboxes
         try:
             ruleset = rules.result()
-            engine = Engine(ruleset)
+            engine = rules.engine()  # made aside, too
             self._kernel.configure(config, sandboxes.classes_under(config))
             self._kernel.attach()
         except (PinfoldError, OSError) as error:
@@ -93,6 +92,7 @@ class Reload:
         self._guard.reloaded(config)
         self._network.reload(config)
         self._kernel.leave_out(ruleset.pushdown)
+        engine.inherit(self._pipeline.engine)
         self._pipeline.engine = engine
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)

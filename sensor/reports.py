@@ -18,9 +18,13 @@ from sensor.events.layouts import ABI
 from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
+from sensor.rulecosts import RuleCosts
 
 # Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
 HARMLESS = frozenset({"watermark", "repeats_full"})
+
+
+MOST_DEAR = 8  # rules that the status names
 
 
 def _encodable(text: str) -> str:
@@ -43,6 +47,7 @@ class Reports:
         self._most = most
         # Of a sandbox: the quarantine that holds it; "" of none.
         self.quarantine: Callable[[int], str] = _nothing
+        self._rule_costs = RuleCosts(metrics, pipeline.log.add_notice)
         self._losses = Losses({}, {})
         self._told: dict[str, Counter[str]] = {"kernel": Counter(), "decode": Counter(), "enrich": Counter()}
         self._misses = 0
@@ -87,6 +92,7 @@ class Reports:
         for rule, errors in self._pipeline.engine.errors.items():
             told = metrics.value("pinfold_rule_errors_total", (rule,))
             metrics.count("pinfold_rule_errors_total", (rule,), errors - told)
+        self._rule_costs.each_second(self._pipeline.engine)
         for bound, dropped in self._pipeline.detectors.counters.items():
             told = metrics.value("pinfold_detector_bounds_total", (bound,))
             metrics.count("pinfold_detector_bounds_total", (bound,), dropped - told)
@@ -123,6 +129,7 @@ class Reports:
             "sandboxes": len(self._enricher.sandboxes),
             "lost": self._losses.total,
             "features": self._kernel.features,
+            "dear": [f"{dear.rule.title}: {dear.reason}" for dear in self._pipeline.engine.dear()[:MOST_DEAR]],
         }
 
     def sandboxes(self) -> bytes:
@@ -161,6 +168,7 @@ class Reports:
 
     def rules(self) -> bytes:
         engine = self._pipeline.engine
+        dear = {one.rule.id: one.reason for one in engine.dear()}
         rows = [
             {
                 "id": rule.id,
@@ -170,8 +178,11 @@ class Reports:
                 "file": rule.file,
                 "hits": engine.hits.get(rule.id, 0),
                 "errors": engine.errors.get(rule.id, 0),
+                "evaluations": cost.evaluations,
+                "seconds": cost.seconds,
+                "dear": dear.get(rule.id, ""),
             }
-            for rule in engine.rules
+            for rule, cost, _ in engine.costs()
         ]
         return msgspec.json.encode(rows)
 

@@ -25,7 +25,7 @@ LAYERS = (
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules", "say"},
     {"detect", "respond", "trajectories"},
-    {"control", "kernel"},
+    {"control", "kernel", "rulecosts"},
     {"network"},
     {"guard"},
     {"pipeline"},
@@ -41,7 +41,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events", "private"}, "rules": {"errors", "events", "private"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-_CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "reports"}
+_CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "reports", "rulecosts"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {

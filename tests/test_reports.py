@@ -28,8 +28,8 @@ def test_what_detectors_dropped_is_told_once() -> None:
         counters=Counter(),
     )
     pipeline: Any = SimpleNamespace(
-        log=SimpleNamespace(written=0),
-        engine=SimpleNamespace(errors={}),
+        log=SimpleNamespace(written=0, add_notice=lambda *_, **__: None),
+        engine=SimpleNamespace(errors={}, costs=lambda: (), dear=list),
         decoder=SimpleNamespace(counters=Counter()),
         detectors=SimpleNamespace(counters=dropped),
     )

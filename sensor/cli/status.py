@@ -45,6 +45,7 @@ def findings(reached: Hand, now: Row) -> list[str]:
         found.append(f"{lost} events lost")
     if (ledger := now.get("ledger", "sound")) != "sound":
         found.append(f"the ledger is damaged: {cell(ledger)}")
+    found += [f"a rule is too dear: {cell(one)}" for one in now.get("dear") or ()]
     found += _held(reached)
     if tamperable := whole(now.get("tamperable")):
         found.append(f"{tamperable} {'sandbox' if tamperable == 1 else 'sandboxes'} that can reach the sensor")
@@ -69,7 +70,7 @@ def _unacknowledged(reached: Hand, now: Row) -> int:
 
 
 def _pairs(now: Row, found: list[str], output: str) -> list[tuple[str, str]]:
-    names = [name for name in _FIRST if name in now] + [name for name in now if name not in _FIRST]
+    names = [name for name in _FIRST if name in now] + [name for name in now if name not in (*_FIRST, "dear")]
     pairs = [(_title(name), _value(name, now[name])) for name in names]
     told = found or ["none"]
     if output == "compact":

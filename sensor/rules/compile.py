@@ -1,4 +1,4 @@
-"""From expressions to Python source: one predicate for each rule, one candidate finder for each category.
+"""From expressions to Python source: a function for each rule, and one for each of its branches.
 
 The source is what runs, and what a person reads to see why a rule matched. Attribute names come from
 the field table and every value through repr: nothing of a rule's text becomes code.
@@ -6,38 +6,38 @@ the field table and every value through repr: nothing of a rule's text becomes c
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+import marshal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sensor.rules import ir, need
-from sensor.rules.need import Atom, Clause
+from sensor.rules import ir, runtime
 
 _COMPARE = {"eq": "==", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_COSTS: dict[type, int] = {ir.Regex: 20, ir.Pattern: 20, ir.Cidr: 20, ir.Text: 3, ir.Reference: 3, ir.TimePart: 3}
 _METHOD = {"prefix": "startswith", "suffix": "endswith"}
 
-HEADER = "from sensor.rules.runtime import FieldIndex, Literals, Networks, cidr, regex, time_part, wildcard\n"
+# What the source calls.
+_CALLED = {name: getattr(runtime, name) for name in ("cidr", "regex", "time_part", "wildcard")}
 
 
-class _Predicate:
-    """Writes one rule's function; keeps the folded locals and the compiled constants it needs."""
+class _Writer:
+    """Writes one rule's functions; keeps the compiled constants they share, and each one's folded locals."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
         self.locals: dict[str, str] = {}
         self.constants: dict[str, str] = {}
 
-    def source(self, expression: ir.Expression, title: str) -> str:
+    def function(self, name: str, expression: ir.Expression, title: str = "") -> str:
+        self.locals = {}
         guard, body = self._guarded(expression)
-        lines = [f"{name} = {call}" for call, name in self.constants.items()]
-        lines += ["", "", f"def rule_{self.number}(a):", f"    {title!r}"]
+        lines = [f"def {name}(a):", *([f"    {title!r}"] if title else [])]
         lines += [f"    if not ({guard}): return False"] if guard else []
-        lines += [f"    {name} = {value}" for value, name in self.locals.items()]
-        lines += [f"    return {body}", ""]
-        return "\n".join(lines)
+        lines += [f"    {local} = {value}" for value, local in self.locals.items()]
+        return "\n".join([*lines, f"    return {body}", ""])
 
     def _guarded(self, expression: ir.Expression) -> tuple[str, str]:
         """What is asked before any text is folded, "" for nothing, and the rest."""
-        items = sorted(expression.items, key=_cost) if isinstance(expression, ir.And) else [expression]
+        items = _sorted(expression.items) if isinstance(expression, ir.And) else [expression]
         guard: list[str] = []
         for at, item in enumerate(items):
             written = self.write(item)
@@ -48,9 +48,9 @@ class _Predicate:
 
     def write(self, item: ir.Expression) -> str:
         if isinstance(item, ir.And):
-            return "(" + " and ".join(map(self.write, sorted(item.items, key=_cost))) + ")"
+            return "(" + " and ".join(map(self.write, _sorted(item.items))) + ")"
         if isinstance(item, ir.Or):
-            return "(" + " or ".join(self._alternatives(sorted(item.items, key=_cost))) + ")"
+            return "(" + " or ".join(self._alternatives(_sorted(item.items))) + ")"
         if isinstance(item, ir.Not):
             return f"not {self.write(item.item)}"
         return self._leaf(item)
@@ -128,20 +128,23 @@ class _Predicate:
         return self.locals.setdefault(f"a.{attribute}.casefold()", attribute)
 
     def _constant(self, call: str) -> str:
-        return self.constants.setdefault(call, f"K{self.number}_{len(self.constants)}")
+        return self.constants.setdefault(call, f"K{len(self.constants)}")
 
 
 def _cost(item: ir.Expression) -> int:
     """What is cheap is asked first; the order changes no result."""
+    kind = type(item)
+    if kind in _COSTS:
+        return _COSTS[kind]
     if isinstance(item, ir.Or):  # a list of values is one test
-        return sum({_group(part) or part: _cost(part) for part in item.items}.values())
+        return sum({_group(part) or id(part): _cost(part) for part in item.items}.values())
     if isinstance(item, ir.And):
         return 1 + sum(map(_cost, item.items))
-    if isinstance(item, ir.Not):
-        return 1 + _cost(item.item)
-    if isinstance(item, (ir.Regex, ir.Pattern, ir.Cidr)):
-        return 20
-    return 3 if isinstance(item, (ir.Text, ir.Reference, ir.TimePart)) else 1
+    return 1 + _cost(item.item) if isinstance(item, ir.Not) else 1
+
+
+def _sorted(items: Sequence[ir.Expression]) -> Sequence[ir.Expression]:
+    return sorted(items, key=_cost) if len(items) > 1 else items
 
 
 def _group(item: ir.Expression) -> tuple[object, ...] | None:
@@ -152,84 +155,24 @@ def _group(item: ir.Expression) -> tuple[object, ...] | None:
     return (item.attribute, "network") if isinstance(item, ir.Cidr) else None
 
 
-def predicate(number: int, expression: ir.Expression, title: str) -> str:
-    """Source of `rule_<number>(activity) -> bool` and of the constants it uses."""
-    return _Predicate(number).source(ir.simplified(expression), title)
+def source(title: str, expression: ir.Expression, branches: Sequence[ir.Expression]) -> str:
+    """Source of `rule(activity) -> bool`, of `branch_<n>` for each of its branches if there are several, and of
+    the constants they use. Expressions are simplified."""
+    writer = _Writer()
+    functions = [writer.function("rule", expression, title)]
+    if len(branches) > 1:
+        functions += [writer.function(f"branch_{n}", branch) for n, branch in enumerate(branches)]
+    constants = [f"{name} = {call}" for call, name in writer.constants.items()]
+    return "\n".join([*constants, *([""] if constants else []), "\n".join(functions)])
 
 
-class _Index:
-    """Writes `candidates_<category>(activity) -> int`: bits for the rules worth evaluating.
-
-    Each look-up gives the bits of all clauses that it satisfies, PLANES groups of one bit a branch; a branch
-    is a candidate when its bit is set in every group. One with fewer clauses has the rest for free.
-    """
-
-    def __init__(self, category: str, needs: Sequence[tuple[Clause, ...]]) -> None:
-        self.category = category
-        self.direct = need.DIRECT.get(category)
-        self.count = len(needs)
-        self.planes = max(map(len, needs), default=0) or 1
-        self.free = (1 << self.count * self.planes) - 1
-        self.atoms: dict[Atom, int] = defaultdict(int)
-        for number, clauses in enumerate(needs):
-            for plane, clause in enumerate(clauses):
-                bit = 1 << (plane * self.count + number)
-                self.free &= ~bit
-                for atom in clause:
-                    self.atoms[atom] |= bit
-        self.constants: list[str] = []
-
-    def source(self) -> str:
-        terms = [f"{self.free:#x}"]
-        flags: list[str] = []
-        for attribute in sorted({atom.attribute for atom in self.atoms}):
-            of_field = {atom: bits for atom, bits in self.atoms.items() if atom.attribute == attribute}
-            if all(atom.kind == "flag" for atom in of_field):
-                flags += [
-                    f"    if {'' if atom.value else 'not '}a.{attribute}: m |= {bits:#x}"
-                    for atom, bits in of_field.items()
-                ]
-            else:
-                terms.append(self._term(attribute, of_field))
-        everywhere = "".join(f" & m >> {self.count * plane}" for plane in range(1, self.planes))
-        head = [*self.constants, "", "", f"def candidates_{self.category}(a):", f"    m = {' | '.join(terms)}"]
-        return "\n".join([*head, *flags, f"    return m{everywhere} & {(1 << self.count) - 1:#x}", ""])
-
-    def _term(self, attribute: str, atoms: dict[Atom, int]) -> str:
-        name = f"{self.category}_{attribute}"
-        if any(atom.kind == "number" for atom in atoms):
-            self.constants.append(f"{name} = {_masks(atoms, 'number')}.get")
-            return f"{name}(a.{attribute}, 0)"
-        if attribute == self.direct:
-            self.constants.append(f"{name} = Literals({_masks(atoms, 'literal')})")
-            return f"{name}(a.{attribute})"
-        if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
-            self.constants.append(f"{name} = Networks({_masks(atoms, 'network')})")
-            return f"{name}(a.{attribute})"
-        kinds = ("exact", "name", "literal", "network")
-        self.constants.append(f"{name} = FieldIndex({', '.join(_masks(atoms, kind) for kind in kinds)})")
-        return f"{name}[a.{attribute}]"
+def code(text: str, name: str) -> bytes:
+    """`source`'s text compiled for this interpreter. Raises SyntaxError, RecursionError, MemoryError."""
+    return marshal.dumps(compile(text, name, "exec", dont_inherit=True))
 
 
-def _masks(atoms: dict[Atom, int], kind: str) -> str:
-    return "{" + ", ".join(f"{a.value!r}: {bits:#x}" for a, bits in atoms.items() if a.kind == kind) + "}"
-
-
-def module(predicates: Sequence[str], categories: Sequence[str], needs: Sequence[Sequence[tuple[Clause, ...]]]) -> str:
-    """The whole source. `RULES[i]` is rule i's predicate; `CATEGORIES[c]` is the finder of category c
-    and the rule behind each of its bits: as many bits a rule as it has branches, side by side."""
-    parts = [HEADER, *predicates, f"RULES = ({''.join(f'rule_{i}, ' for i in range(len(predicates)))})", ""]
-    table: dict[str, str] = {}
-    for category in dict.fromkeys(categories):
-        found = [(i, branch) for i, of in enumerate(categories) if of == category for branch in needs[i]]
-        parts.append(_Index(category, [branch for _, branch in found]).source())
-        table[category] = f"(candidates_{category}, {tuple(i for i, _ in found)!r})"
-    parts += ["", "CATEGORIES = {", *(f"    {name!r}: {value}," for name, value in table.items()), "}", ""]
-    return "\n".join(parts)
-
-
-def load(source: str) -> tuple[tuple[Callable[..., bool], ...], dict[str, tuple[Callable[..., int], tuple[int, ...]]]]:
-    """Run `module`'s source. Only ever given what `module` made: the cache proves it by owner and digest."""
-    namespace: dict[str, object] = {"__name__": "sensor.rules.compiled"}
-    exec(compile(source, "<compiled rules>", "exec"), namespace)  # noqa: S102
-    return namespace["RULES"], namespace["CATEGORIES"]  # type: ignore[return-value]
+def functions(compiled: bytes) -> dict[str, Any]:
+    """The functions of a rule by name. Only ever given what `code` made: the cache proves it by owner and digest."""
+    namespace = dict(_CALLED)
+    exec(marshal.loads(compiled), namespace)  # noqa: S102, S302
+    return namespace

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import yaml
 from msgspec import Struct
 
-MAX_FILE_BYTES = 1 << 20
+from sensor.rules.ruleset import MAX_FILE_BYTES
+
 MAX_NODES = 50_000  # aliases expand: a small file can stand for a huge tree
 MAX_DEPTH = 32
 

@@ -19,7 +19,7 @@ ANY = 0  # in Pattern.parts: *
 ONE = 1  # in Pattern.parts: ?
 
 
-class Text(Struct, frozen=True):
+class Text(Struct, frozen=True, tag=True):
     attribute: str
     shape: Shape
     value: str
@@ -27,7 +27,7 @@ class Text(Struct, frozen=True):
     numeric: bool = False  # the attribute is a number, compared as its decimal text
 
 
-class Pattern(Struct, frozen=True):
+class Pattern(Struct, frozen=True, tag=True):
     """Wildcards other than at the two ends: literal text, ANY and ONE in turn."""
 
     attribute: str
@@ -36,41 +36,41 @@ class Pattern(Struct, frozen=True):
     numeric: bool = False
 
 
-class Regex(Struct, frozen=True):
+class Regex(Struct, frozen=True, tag=True):
     attribute: str
     pattern: str  # RE2 syntax, flags inlined; searched, not anchored
     numeric: bool = False
 
 
-class Cidr(Struct, frozen=True):
+class Cidr(Struct, frozen=True, tag=True):
     attribute: str
     network: str
 
 
-class Number(Struct, frozen=True):
+class Number(Struct, frozen=True, tag=True):
     attribute: str
     compare: Compare
     value: int | float
 
 
-class TimePart(Struct, frozen=True):
+class TimePart(Struct, frozen=True, tag=True):
     attribute: str
     unit: Unit
     value: int
 
 
-class Flag(Struct, frozen=True):
+class Flag(Struct, frozen=True, tag=True):
     attribute: str
     value: bool
 
 
-class Empty(Struct, frozen=True):
+class Empty(Struct, frozen=True, tag=True):
     """Sigma's null: the text is empty. Numbers and flags are never null."""
 
     attribute: str
 
 
-class Reference(Struct, frozen=True):
+class Reference(Struct, frozen=True, tag=True):
     """Another field of the same event; both case-folded unless both are numbers."""
 
     attribute: str
@@ -79,19 +79,19 @@ class Reference(Struct, frozen=True):
     numeric: bool
 
 
-class Constant(Struct, frozen=True):
+class Constant(Struct, frozen=True, tag=True):
     value: bool
 
 
-class And(Struct, frozen=True):
+class And(Struct, frozen=True, tag=True):
     items: tuple[Expression, ...]
 
 
-class Or(Struct, frozen=True):
+class Or(Struct, frozen=True, tag=True):
     items: tuple[Expression, ...]
 
 
-class Not(Struct, frozen=True):
+class Not(Struct, frozen=True, tag=True):
     item: Expression
 
 
@@ -127,6 +127,11 @@ def simplified(item: Expression) -> Expression:
     if isinstance(item, Or):
         return Or(_flat(item.items, Or))
     return item
+
+
+def both(items: tuple[Expression, ...]) -> And:
+    """All of what is simplified already."""
+    return And(tuple(part for item in items for part in (item.items if isinstance(item, And) else (item,))))
 
 
 def _flat(items: tuple[Expression, ...], kind: type[And] | type[Or]) -> tuple[Expression, ...]:

@@ -18,6 +18,7 @@ MAX_CLASS = 16  # characters of a class that is spelt out
 # then stands for every way in which a word can be set off. The same map is applied to text and literals.
 _SEPARATORS = b"\t\n\v\f\r\"'`;|&(),="
 NORMAL = bytes.maketrans(_SEPARATORS, b" " * len(_SEPARATORS))
+FOLDED = bytes(range(128)).lower().translate(NORMAL) + bytes(range(128, 256))  # the same for ASCII, case-folded too
 
 BEGIN, END = "\x01", "\x02"  # the text's or a line's two ends; the index sets text off with spaces
 

@@ -124,12 +124,26 @@ class Atom(Struct, frozen=True):
     value: str | bytes | int | float | bool
 
 
-def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]]:
-    """For each of the rule's branches up to PLANES clauses that it implies, the best first; none: nothing
-    is known of it. A rule is a candidate when all clauses of one of its branches hold."""
+class Branch(Struct, frozen=True):
+    """One of a rule's alternatives. It is worth evaluating when all `clauses` hold; none: nothing is known of it."""
+
+    expression: ir.Expression
+    clauses: tuple[Clause, ...]
+
+
+def split(expression: ir.Expression, category: str) -> list[Branch]:
+    """The rule, simplified, is true when one of its branches is, and only then. Of each up to PLANES clauses, the
+    best first."""
     direct = DIRECT.get(category)
-    found = (_worth(_clauses(branch, direct)) for branch in branches(ir.simplified(expression), direct))
-    return list(dict.fromkeys(found))
+    alike: dict[tuple[Clause, ...], list[ir.Expression]] = {}
+    for branch in branches(expression, direct):
+        alike.setdefault(_worth(_clauses(branch, direct)), []).append(branch)
+    return [Branch(same[0] if len(same) == 1 else ir.Or(tuple(same)), clauses) for clauses, same in alike.items()]
+
+
+def of_rule(expression: ir.Expression, category: str) -> list[tuple[Clause, ...]]:
+    """The clauses of each branch alone."""
+    return [branch.clauses for branch in split(ir.simplified(expression), category)]
 
 
 def branches(item: ir.Expression, direct: str | None) -> list[ir.Expression]:
@@ -144,7 +158,7 @@ def branches(item: ir.Expression, direct: str | None) -> list[ir.Expression]:
             done.append(current)
             continue
         beside = tuple(part for part in parts if part is not split)
-        waiting += [ir.simplified(ir.And((part, *beside))) for part in reversed(split.items)]
+        waiting += [ir.both((part, *beside)) for part in reversed(split.items)]
     return done
 
 
@@ -183,15 +197,22 @@ def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
 
 def _least(clause: Clause) -> Clause:
     """Without the literals that hold another one of the clause: the shorter says it already."""
-    texts = {atom.attribute: [b.value for b in clause if b.attribute == atom.attribute] for atom in clause}
-    return frozenset(
-        atom
-        for atom in clause
-        if not isinstance(atom.value, bytes)
-        or not any(
-            isinstance(text, bytes) and text != atom.value and text in atom.value for text in texts[atom.attribute]
-        )
-    )
+    texts: dict[str, list[bytes]] = {}
+    for atom in clause:
+        if isinstance(atom.value, bytes):
+            texts.setdefault(atom.attribute, []).append(atom.value)
+    shorter: dict[str, list[bytes]] = {}
+    for attribute, values in texts.items():
+        everything = b"\n".join(values)  # no normal text has a line break
+        shorter[attribute] = [value for value in values if everything.count(value) > 1]
+    if not any(shorter.values()):
+        return clause
+    return frozenset(atom for atom in clause if not _held(atom, shorter.get(atom.attribute, [])))
+
+
+def _held(atom: Atom, shorter: list[bytes]) -> bool:
+    value = atom.value
+    return isinstance(value, bytes) and any(text != value and text in value for text in shorter)
 
 
 def _of_alternatives(parts: list[list[Clause]]) -> list[Clause]:

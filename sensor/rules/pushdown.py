@@ -8,7 +8,7 @@ repeats are left out: the first to each destination is lineage.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -30,13 +30,21 @@ _REPEAT: Mapping[str, str | int | bool] = {
 }
 _ZONES = {True: {"DestinationIsLoopback": True, "DestinationIsPrivate": True}, False: {"DestinationIsLoopback": False}}
 
-Condition = tuple[str, ir.Expression]  # category and expression of a rule
 Known = Mapping[str, str | int | bool]
 
 
+class Wants(Struct, frozen=True):
+    """What one rule could match. `devices`: classes of granted opens. `local` and `outward`: ports of repeated connects
+    to this host itself and elsewhere; None: to all of them."""
+
+    devices: tuple[str, ...] = ()
+    behaviors: tuple[str, ...] = ()
+    local: tuple[int, ...] | None = ()
+    outward: tuple[int, ...] | None = ()
+
+
 class Pushdown(Struct, frozen=True):
-    """`devices`: classes of which no granted open is wanted. `local` and `outward`: ports to which repeated connects
-    are wanted, to this host itself and elsewhere; None: to all of them."""
+    """`devices`: classes of which no granted open is wanted. The others as in Wants, of all rules."""
 
     devices: tuple[str, ...] = ()
     local: tuple[int, ...] | None = None
@@ -44,41 +52,53 @@ class Pushdown(Struct, frozen=True):
 
 
 EVERYTHING = Pushdown()
+_DERIVED = ("tun_flow", "fan_out")  # by detectors that count what could be left out
 
 
-def of_rules(rules: Sequence[Condition]) -> Pushdown:
-    def of(category: str) -> list[ir.Expression]:
-        return [expression for each, expression in rules if each == category]
-
-    def derived(behavior: str) -> bool:
-        return any(can_match(each, {"Behavior": behavior}) for each in of("network_behavior"))
-
-    opens = of("device_access")
-    devices = {name for name in DEVICES if not any(can_match(each, {**_OPEN, "DeviceClass": name}) for each in opens)}
-    if derived("tun_flow"):
-        devices -= {"tun"}
-    kept = tuple(name for name in DEVICES if name in devices)
-    if derived("fan_out"):  # it counts distinct destinations in windows, which repeats keep from sliding on
-        return Pushdown(kept)
-    connects = of("network_connection")
-    return Pushdown(kept, _ports(connects, local=True), _ports(connects, local=False))
+def of_rule(category: str, expression: ir.Expression) -> Wants:
+    if category == "device_access":
+        return Wants(tuple(name for name in DEVICES if can_match(expression, {**_OPEN, "DeviceClass": name})))
+    if category == "network_behavior":
+        return Wants(behaviors=tuple(name for name in _DERIVED if can_match(expression, {"Behavior": name})))
+    if category == "network_connection":
+        return Wants(local=_ports(expression, local=True), outward=_ports(expression, local=False))
+    return NOTHING
 
 
-def _ports(expressions: Iterable[ir.Expression], *, local: bool) -> tuple[int, ...] | None:
+NOTHING = Wants()
+
+
+def joined(wants: Iterable[Wants]) -> Pushdown:
+    wants = [each for each in wants if each != NOTHING]
+    behaviors = {name for each in wants for name in each.behaviors}
+    devices = {name for each in wants for name in each.devices} | ({"tun"} if "tun_flow" in behaviors else set())
+    left = tuple(name for name in DEVICES if name not in devices)
+    if "fan_out" in behaviors:  # it counts distinct destinations in windows, which repeats keep from sliding on
+        return Pushdown(left)
+    return Pushdown(left, _union(each.local for each in wants), _union(each.outward for each in wants))
+
+
+def _union(ports: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    found: set[int] = set()
+    for each in ports:
+        if each is None or len(found.union(each)) > MOST_PORTS:
+            return None
+        found.update(each)
+    return tuple(sorted(found))
+
+
+def _ports(expression: ir.Expression, *, local: bool) -> tuple[int, ...] | None:
     known = {**_REPEAT, **_ZONES[local]}
+    if not can_match(expression, known):
+        return ()
     wanted: set[int] = set()
-    for expression in expressions:
-        if not can_match(expression, known):
-            continue
-        # What a rule says of ports changes at those that it names, and nowhere else.
-        edges = sorted(
-            {0, *(near for port in _named(expression) for near in (port, port + 1) if 0 < near <= _LAST_PORT)}
-        )
-        for first, last in zip(edges, [*edges[1:], _LAST_PORT + 1], strict=True):
-            if can_match(expression, {**known, "DestinationPort": first}):
-                if last - first + len(wanted) > MOST_PORTS:
-                    return None
-                wanted.update(range(first, last))
+    # What a rule says of ports changes at those that it names, and nowhere else.
+    edges = sorted({0, *(near for port in _named(expression) for near in (port, port + 1) if 0 < near <= _LAST_PORT)})
+    for first, last in zip(edges, [*edges[1:], _LAST_PORT + 1], strict=True):
+        if can_match(expression, {**known, "DestinationPort": first}):
+            if last - first + len(wanted) > MOST_PORTS:
+                return None
+            wanted.update(range(first, last))
     return tuple(sorted(wanted))
 
 

@@ -16,90 +16,97 @@ from pathlib import Path
 import msgspec
 
 from sensor.rules import compile as compiler
-from sensor.rules import need, parse, pushdown
+from sensor.rules import ir, need, parse, pushdown, unit
 from sensor.rules.document import Document, RefusalError, documents, read
-from sensor.rules.ruleset import Rule, Ruleset, rule_files
+from sensor.rules.ruleset import Ruleset, content_of, joined, rule_files
+from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
 
 
-class _Loader:
-    def __init__(self) -> None:
-        self.rules: list[Rule] = []
-        self.parsed: list[parse.Parsed] = []
-        self.predicates: list[str] = []
-        self.refused: list[str] = []
-        self.places: dict[str, str] = {}  # rule id to file:line
+class _File:
+    """One file on its way to a unit."""
 
-    def file(self, path: Path) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rules: list[Compiled] = []
+        self.refused: list[Refusal] = []
+
+    def unit(self) -> Unit:
+        content = ""
         try:
             found = False
-            for document in documents(read(path)):
+            text = read(self.path)
+            content = digest(text.encode())
+            for document in documents(text):
                 found = True
-                self.document(path, document)
+                self.document(document)
             if not found:
                 raise RefusalError("holds no rule", 1)
         except RefusalError as error:
-            self.refuse(path, error.line, error.reason)
+            self.refuse(error.line, error.reason)
+        return Unit(str(self.path), content or content_of(self.path), tuple(self.rules), tuple(self.refused))
 
-    def document(self, path: Path, document: Document) -> None:
+    def document(self, document: Document) -> None:
         line = document.place.line
         try:
-            self.add(path, line, parse.rule(document))
+            self.rules.append(compiled(parse.rule(document), str(self.path), line))
         except RefusalError as error:
-            self.refuse(path, error.line or line, error.reason)
+            self.refuse(error.line or line, error.reason)
         except Exception as error:  # pySigma meets YAML that it did not expect: the other rules go on
-            self.refuse(path, line, f"pySigma cannot read it: {type(error).__name__}: {error}")
+            self.refuse(line, f"pySigma cannot read it: {type(error).__name__}: {error}")
 
-    def add(self, path: Path, line: int, parsed: parse.Parsed) -> None:
-        if parsed.id in self.places:
-            raise RefusalError(f"id {parsed.id} is also that of {self.places[parsed.id]}", line)
-        predicate = compiler.predicate(len(self.rules), parsed.expression, parsed.title)
-        try:
-            compile(predicate, str(path), "exec")
-        except (SyntaxError, RecursionError, MemoryError) as error:
-            raise RefusalError(f"too large or too deep to compile: {error}", line) from error
-        self.places[parsed.id] = f"{path}:{line}"
-        self.predicates.append(predicate)
-        self.parsed.append(parsed)
-        values = {name: getattr(parsed, name) for name in parsed.__struct_fields__ if name != "expression"}
-        self.rules.append(Rule(file=str(path), **values))
+    def refuse(self, line: int, reason: str) -> None:
+        self.refused.append(Refusal(line or 1, reason))
 
-    def refuse(self, path: Path, line: int, reason: str) -> None:
-        self.refused.append(f"{path}:{line or 1}: {reason}")
 
-    def ruleset(self) -> Ruleset:
-        categories = [parsed.category for parsed in self.parsed]
-        needs = [need.of_rule(parsed.expression, parsed.category) for parsed in self.parsed]
-        return Ruleset(
-            rules=tuple(self.rules),
-            source=compiler.module(self.predicates, categories, needs),
-            refused=tuple(self.refused),
-            unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
-            pushdown=pushdown.of_rules([(parsed.category, parsed.expression) for parsed in self.parsed]),
-        )
+def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
+    """Raises RefusalError."""
+    expression = ir.simplified(parsed.expression)
+    branches = need.split(expression, parsed.category)
+    try:
+        source = compiler.source(parsed.title, expression, [branch.expression for branch in branches])
+        code = compiler.code(source, f"<rule {parsed.id}>")
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise RefusalError(f"too large or too deep to compile: {error}", line) from error
+    values = {name: getattr(parsed, name) for name in parsed.__struct_fields__ if name != "expression"}
+    rule, needs = Rule(file=file, **values), unit.encode_needs(branches)
+    told = msgspec.msgpack.encode(msgspec.structs.replace(rule, file=""))
+    return Compiled(
+        rule=rule,
+        line=line,
+        source=source,
+        code=code,
+        needs=needs,
+        expression=msgspec.msgpack.encode(expression),
+        wants=pushdown.of_rule(parsed.category, expression),
+        indexed=bool(branches) and all(branch.clauses for branch in branches),
+        digest=digest(told, source.encode("utf-8", "surrogatepass"), needs),
+    )
 
 
 def build(paths: Sequence[Path]) -> Ruleset:
     """Every rule below `paths` (files or folders) that can be compiled, and what was refused."""
-    loader = _Loader()
-    for path in rule_files(paths):
-        loader.file(path)
-    return loader.ruleset()
+    return joined(_File(path).unit() for path in rule_files(paths))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sensor.rules.sigma", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="file for the compiled rules, made with mode 0600")
     parser.add_argument("--keep-going", action="store_true", help="status 0 although rules were refused")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument("--quiet", action="store_true", help="do not name the refused rules: they are in the output")
+    parser.add_argument("--files-from", type=Path, metavar="FILE", help="more paths, each ended by NUL or the end")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     gc.disable()  # a process of one task, most of whose objects live to its end
-    ruleset = build(options.paths)
+    listed = options.files_from.read_bytes().split(b"\0") if options.files_from else []
+    paths = [*options.paths, *(Path(os.fsdecode(name)) for name in listed if name)]
+    units = [_File(path).unit() for path in rule_files(paths)]
     descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(ruleset))
-    for line in ruleset.refused:
+        file.write(msgspec.msgpack.encode({one.file: msgspec.msgpack.encode(one) for one in units}))
+    refused = joined(units).refused
+    for line in () if options.quiet else refused:
         print(line, file=sys.stderr)
-    return 1 if ruleset.refused and not options.keep_going else 0
+    return 1 if refused and not options.keep_going else 0
 
 
 if __name__ == "__main__":

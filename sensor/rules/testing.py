@@ -16,7 +16,8 @@ from sensor.events.activity import Activity
 from sensor.rules import fields
 from sensor.rules.document import RefusalError, documents, read
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Rule, load
+from sensor.rules.ruleset import load
+from sensor.rules.unit import Rule
 
 _NEUTRAL: dict[Any, Any] = {str: "", int: 0, bool: False, bytes: b""}
 

@@ -50,7 +50,7 @@ def commands() -> list[Command]:
     return [msgspec.json.decode(line, type=Command) for line in lines]
 
 
-class _Layout(Struct, frozen=True):
+class Layout(Struct, frozen=True):
     """How to write what a reader of sensor.events.layouts reads."""
 
     packed: PackedStruct
@@ -58,19 +58,27 @@ class _Layout(Struct, frozen=True):
     tails: tuple[str, ...]
 
 
-def _layout(packed: PackedStruct, record: type[Struct], *tails: str) -> _Layout:
-    return _Layout(packed, tuple(name for name in record.__struct_fields__ if name not in tails), tails)
+def layout_of(packed: PackedStruct, record: type[Struct], *tails: str) -> Layout:
+    return Layout(packed, tuple(name for name in record.__struct_fields__ if name not in tails), tails)
 
 
-_EXEC = _layout(layouts._PF_EXEC, layouts.Exec, "argv", "filename", "image_path", "cwd_path")
-_FORK = _layout(layouts._PF_FORK, layouts.Fork)
-_EXIT = _layout(layouts._PF_EXIT, layouts.Exit)
-_CGROUP = _layout(layouts._PF_CGROUP, layouts.Cgroup, "path")
+_EXEC = layout_of(layouts._PF_EXEC, layouts.Exec, "argv", "filename", "image_path", "cwd_path")
+_FORK = layout_of(layouts._PF_FORK, layouts.Fork)
+_EXIT = layout_of(layouts._PF_EXIT, layouts.Exit)
+_CGROUP = layout_of(layouts._PF_CGROUP, layouts.Cgroup, "path")
 # What an ordinary program of an ordinary user shows.
 _ORDINARY = {
     "inode": 0x20000, "uid": 1000, "euid": 1000, "egid": 1000, "device": 0x800001, "mode": 0o100755,
     "pid_ns": 0xEFFFFFFC, "mnt_ns": 0xF0000000, "net_ns": 0xF0000001, "user_ns": 0xEFFFFFFD, "cgroup_ns": 0xEFFFFFFB,
 }  # fmt: skip
+
+
+class Who(Struct, frozen=True):
+    tgid: int
+    start_ns: int
+    parent_tgid: int
+    parent_start_ns: int
+    exec_ns: int
 
 
 class Lives(Struct, frozen=True):
@@ -79,6 +87,7 @@ class Lives(Struct, frozen=True):
     forks: list[bytes]
     execs: list[bytes]
     exits: list[bytes]
+    who: list[Who]
 
     def whole(self) -> bytes:
         """Fork, exec, exit of one after the other, as a shell's work shows in the ring."""
@@ -97,7 +106,7 @@ class Stream:
     def birth(self, path: bytes) -> bytes:
         """The record of the sandbox in which everything happens; `path` is the cgroup's, below the mount."""
         return framed(
-            _packed(_CGROUP, type=layouts.Type.CGROUP_BIRTH, time_ns=_START - 1, tgid=1, tid=1, parent_id=1, path=path)
+            packed(_CGROUP, type=layouts.Type.CGROUP_BIRTH, time_ns=_START - 1, tgid=1, tid=1, parent_id=1, path=path)
         )
 
     def parents(self) -> bytes:
@@ -105,30 +114,31 @@ class Stream:
         shells = []
         for number in range(_PARENT_COUNT):
             tgid = _PARENTS + number
-            who = _Who(tgid, _started(tgid), 1, _started(1), _START)
+            who = Who(tgid, _started(tgid), 1, _started(1), _START)
             shells.append(self._exec(self._templates[0], who))
         return b"".join(map(framed, shells))
 
     def lives(self, count: int) -> Lives:
-        lives = Lives([], [], [])
+        lives = Lives([], [], [], [])
         for number in range(self._next, self._next + count):
             self._time_ns += _BETWEEN
             parent = _PARENTS + number % _PARENT_COUNT
             # Pids come round again, each time with a start time of its own.
-            who = _Who(
+            who = Who(
                 _CHILDREN + number % _CHILD_COUNT, self._time_ns - 300_000, parent, _started(parent), self._time_ns
             )
+            lives.who.append(who)
             lives.forks.append(framed(_fork(who)))
             lives.execs.append(framed(self._exec(self._templates[number % len(self._templates)], who)))
             lives.exits.append(framed(_exit(who)))
         self._next += count
         return lives
 
-    def _exec(self, template: _Template, who: _Who) -> bytes:
+    def _exec(self, template: _Template, who: Who) -> bytes:
         variant = self._used[template.argv]
         self._used[template.argv] += 1
         argv = _varied(template, variant)
-        return _packed(
+        return packed(
             _EXEC,
             **_process(who, layouts.Type.EXEC, who.exec_ns),
             argv=argv,
@@ -140,23 +150,15 @@ class Stream:
         )
 
 
-class _Who(Struct, frozen=True):
-    tgid: int
-    start_ns: int
-    parent_tgid: int
-    parent_start_ns: int
-    exec_ns: int
+def _fork(who: Who) -> bytes:
+    return packed(_FORK, **_process(who, layouts.Type.FORK, who.start_ns), parent_exec_id=_START)
 
 
-def _fork(who: _Who) -> bytes:
-    return _packed(_FORK, **_process(who, layouts.Type.FORK, who.start_ns), parent_exec_id=_START)
+def _exit(who: Who) -> bytes:
+    return packed(_EXIT, **_process(who, layouts.Type.EXIT, who.exec_ns + 1000))
 
 
-def _exit(who: _Who) -> bytes:
-    return _packed(_EXIT, **_process(who, layouts.Type.EXIT, who.exec_ns + 1000))
-
-
-def _process(who: _Who, kind: int, time_ns: int) -> dict[str, int]:
+def _process(who: Who, kind: int, time_ns: int) -> dict[str, int]:
     return {
         "type": kind, "time_ns": time_ns, "tgid": who.tgid, "tid": who.tgid, "start_ns": who.start_ns,
         "exec_id": who.start_ns if kind == layouts.Type.FORK else who.exec_ns,
@@ -164,7 +166,7 @@ def _process(who: _Who, kind: int, time_ns: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _packed(layout: _Layout, **values: int | bytes) -> bytes:
+def packed(layout: Layout, **values: int | bytes) -> bytes:
     """A record of the ring. Members that are not given are zero; `size` and the tails' lengths are computed."""
     tails = [values[name] for name in layout.tails]
     behind = b"".join(tail for tail in tails if isinstance(tail, bytes))

@@ -33,6 +33,7 @@ def test_nothing_to_find_is_0(api: Api, capsys: pytest.CaptureFixture[str]) -> N
         ({"armed": False}, "disarmed: nothing is refused, nobody is killed"),
         ({"lost": {"budget": 2, "full": 3}}, "5 events lost"),
         ({"ledger": "1 file cannot be believed"}, "the ledger is damaged: 1 file cannot be believed"),
+        ({"dear": ["R: it takes 3 µs"]}, "a rule is too dear: R: it takes 3 µs"),
         ({"tamperable": 1}, "1 sandbox that can reach the sensor"),
         ({"unacknowledged": 1}, "1 detection that nobody acknowledged"),
     ],

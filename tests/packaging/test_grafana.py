@@ -29,6 +29,9 @@ NOT_SHOWN = {
     "pinfold_response_budget_exceeded_total": "an alert says it",
     "pinfold_responses_unsettled_total": "an alert says it",
     "pinfold_rule_errors_total": "an alert says it",
+    "pinfold_rule_evaluations_total": "for whoever writes rules",
+    "pinfold_rule_seconds_total": "for whoever writes rules",
+    "pinfold_rules_dear": "a notice and `pinfold status` name the rules",
     "pinfold_series_overflow_total": "for the sensor's own developers",
 }
 

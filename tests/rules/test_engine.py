@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.events.activity import SandboxChange
-from sensor.rules import runtime
+from sensor.rules import compile as compiler
+from sensor.rules import index, runtime
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
 from sensor.rules.testing import activity
@@ -107,11 +108,10 @@ def test_an_index_remembers_a_bounded_amount_of_text() -> None:
 
 def test_a_rule_that_raises_is_counted_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     ruleset = build(*[rule_text("s:\n  Image: /x\ncondition: s") for _ in range(3)])
-    broken = msgspec.structs.replace(
-        ruleset,
-        source=ruleset.source.replace("def rule_1(a):", "def rule_1(a):\n    raise ValueError('x')\n\ndef _(a):"),
-    )
-    engine = Engine(broken)
+    code = compiler.code("def rule(a):\n    raise ValueError('x')\n", "x")
+    first, second, third = ruleset.compiled
+    broken = msgspec.structs.replace(second, code=code)
+    engine = Engine(msgspec.structs.replace(ruleset, compiled=(first, broken, third)))
     event = activity("process_creation", {"Image": "/x"})
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
@@ -121,12 +121,10 @@ def test_a_rule_that_raises_is_counted_and_the_others_go_on(caplog: pytest.LogCa
     assert engine.hits == {ruleset.rules[0].id: 5, ruleset.rules[1].id: 0, ruleset.rules[2].id: 5}
 
 
-def test_an_index_that_raises_loses_no_match() -> None:
+def test_an_index_that_raises_loses_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
     ruleset = build(rule_text("s:\n  Image: /x\ncondition: s"))
-    source = ruleset.source.replace(
-        "def candidates_process_creation(a):", "def candidates_process_creation(a):\n    1/0"
-    )
-    engine = Engine(msgspec.structs.replace(ruleset, source=source))
+    monkeypatch.setattr(index, "finder", lambda *_: lambda _: 1 / 0)
+    engine = Engine(ruleset)
     assert engine.match(activity("process_creation", {"Image": "/x"})) == ruleset.rules
     assert engine.index_errors == 1
 

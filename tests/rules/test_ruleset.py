@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from sensor.errors import RuleError
-from sensor.rules import ruleset
+from sensor.rules import children, ir
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import CACHE_FILE, load
 from sensor.rules.testing import activity
+from sensor.rules.unit import expression_of
 from tests.rules.helpers import rule_text
 
 
@@ -35,13 +36,14 @@ def folder(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever the child runs."""
     calls: list[int] = []
-    real = ruleset._compiled
+    real = children.Children.__init__
 
-    def counted(files: list[Path]) -> ruleset.Ruleset:
-        calls.append(len(files))
-        return real(files)
+    def counted(self: children.Children, files: list[Path]) -> None:
+        if files:
+            calls.append(len(files))
+        real(self, files)
 
-    monkeypatch.setattr(ruleset, "_compiled", counted)
+    monkeypatch.setattr(children.Children, "__init__", counted)
     return calls
 
 
@@ -68,6 +70,66 @@ def test_the_cache_spares_the_child_until_something_changes(folder: Path, tmp_pa
     changed = load([folder], cache)
     assert len(compiles) == 2
     assert Engine(changed).match(activity("process_creation", {"Image": "/z"}))
+
+
+def test_only_what_changed_is_compiled_again(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    load([folder], tmp_path)
+    (folder / "two.yaml").write_text(rule_text("s:\n  Image: /z\ncondition: s"))
+    (folder / "three.yml").write_text(rule_text("s:\n  Image: /3\ncondition: s"))
+    engine = Engine(load([folder], tmp_path))
+    assert compiles == [2, 2]
+    assert [len(engine.match(activity("process_creation", {"Image": name}))) for name in ("/x", "/y", "/z", "/3")] == [
+        1, 0, 1, 1,
+    ]  # fmt: skip
+    (folder / "three.yml").unlink()
+    assert len(load([folder], tmp_path).rules) == 2
+    assert compiles == [2, 2]
+    assert load([folder], tmp_path) == load([folder], None)
+
+
+def test_a_broken_file_is_read_again_once_it_is_mended(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    path = break_one(folder)
+    assert len(load([folder], tmp_path, keep_going=True).refused) == 1
+    path.write_text(rule_text("s:\n  Image: /mended\ncondition: s"))
+    assert len(load([folder], tmp_path).rules) == 3
+    assert compiles == [3, 1]
+
+
+def test_an_id_is_taken_once_whichever_file_came_later(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    one = folder / "sub" / "one.yml"
+    text = one.read_text()
+    (folder / "zero.yml").write_text(text)
+    found = load([folder], tmp_path, keep_going=True)
+    assert compiles == [3]
+    assert [Path(rule.file).name for rule in found.rules] == ["one.yml", "two.yaml"]
+    rule = found.rules[0].id
+    assert found.refused == (f"{folder / 'zero.yml'}:1: id {rule} is also that of {one}:1",)
+    one.unlink()
+    found = load([folder], tmp_path)
+    assert compiles == [3]
+    assert [Path(rule.file).name for rule in found.rules] == ["two.yaml", "zero.yml"]
+
+
+def test_many_files_are_shared_out_among_children(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(children, "FILES_A_CHILD", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4, 5, 6, 7})
+    for number in range(5):
+        (folder / f"more{number}.yml").write_text(rule_text(f"s:\n  Image: /{number}\ncondition: s"))
+    assert [Path(rule.file).stem for rule in load([folder], None).rules] == [
+        "more0", "more1", "more2", "more3", "more4", "one", "two",
+    ]  # fmt: skip
+
+
+def test_a_rule_can_be_read_and_its_tree_had_again(folder: Path, tmp_path: Path) -> None:
+    loaded = load([folder], tmp_path)
+    rule = loaded.rules[0].id
+    source = loaded.source_of(rule)
+    assert source is not None
+    assert "casefold() == '/x'" in source.replace("Image == ", "casefold() == ")
+    assert loaded.source_of("nobody") is None
+    assert expression_of(loaded.compiled[0]) == ir.Text("Image", "exact", "/x", cased=False)
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "empty", "garbage", "mode", "link", "folder", "fifo", "type"])
@@ -149,7 +211,7 @@ def test_no_rules_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_a_child_that_dies_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuleError, match="compiler ended with status 1"):
+    with pytest.raises(RuleError, match="compiler failed: it ended with status 1"):
         load([folder], None)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(RuleError, match=r"compiler failed: .*No such file"):

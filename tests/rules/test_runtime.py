@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor.rules.compile import predicate
+from sensor.rules import compile as compiler
+from sensor.rules import runtime
 from sensor.rules.ir import And, Cidr, Flag, Number, Or, Text
+from sensor.rules.literals import FOLDED, normal
 from sensor.rules.runtime import Networks, cidr
 
 ADDRESSES = st.one_of(
@@ -57,13 +60,50 @@ def test_a_scope_is_no_part_of_an_address() -> None:
 def test_flags_and_numbers_are_asked_before_any_text_is_folded() -> None:
     ports = Or((Number("DestinationPort", "eq", 22), Number("DestinationPort", "eq", 23)))
     text = Text("CommandLine", "contains", "x", cased=False)
-    source = predicate(0, And((text, ports, Flag("DestinationIsPrivate", False))), "title")
+    source = compiler.source("title", And((text, ports, Flag("DestinationIsPrivate", False))), ())
     guard, folded = source.index("return False"), source.index("casefold")
     assert source.index("DestinationIsPrivate") < guard < folded
     assert source.index("in (22, 23)") < guard
 
 
 def test_networks_of_one_field_are_one_test() -> None:
-    source = predicate(0, Or((Cidr("DestinationIp", "10.0.0.0/8"), Cidr("DestinationIp", "fd00::/8"))), "title")
+    source = compiler.source("title", Or((Cidr("DestinationIp", "10.0.0.0/8"), Cidr("DestinationIp", "fd00::/8"))), ())
     assert source.count("(a.DestinationIp)") == 1
     assert "cidr('10.0.0.0/8', 'fd00::/8')" in source
+
+
+@pytest.mark.parametrize("text", ["", "a", "xab", "\n", "é", "\ud800", "a\0b", "b" * 5000 + "a"])
+@pytest.mark.parametrize("pattern", ["a", "^a", "a$", "(x)?(a)b", "", "é|\\x00", "(?s)b.*a"])
+def test_a_regex_is_searched_alike_by_either_way_into_re2(
+    pattern: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runtime._quick(re2.compile(pattern)), "google-re2 keeps its search elsewhere now: look where"
+    quick = runtime.regex(pattern)
+    monkeypatch.setattr(runtime, "_quick", lambda _: None)
+    assert quick(text) == runtime.regex(pattern)(text)
+
+
+@given(text=st.text(max_size=80))
+def test_text_is_set_off_alike_by_either_way(text: str) -> None:
+    """ASCII takes a shorter way to the same bytes."""
+    ascii_only = text.encode("ascii", "ignore").decode()
+    assert b" %b " % ascii_only.encode().translate(FOLDED) == normal(f" {ascii_only} ")
+
+
+def test_which_literals_were_found_together_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "REMEMBERED_SETS", 5)
+    find = runtime.Literals({f"w{number}.".encode(): 1 << number for number in range(40)})
+    for _ in range(2):
+        for number in range(40):
+            assert find(f"w{number}. w{(number + 1) % 40}.") == 1 << number | 1 << (number + 1) % 40
+            assert len(find._sets) <= 5
+    assert find(" ".join(f"w{number}." for number in range(40))) == (1 << 40) - 1
+    assert all(len(key) <= runtime.REMEMBERED_SET for key in find._sets)
+
+
+def test_fields_that_are_looked_up_together_are_remembered_within_bounds() -> None:
+    together = runtime.Together([runtime.FieldIndex(names={"x": 1}), runtime.FieldIndex(exact={"y": 2})], 4)
+    for number in range(3000):
+        assert together[f"/{number}{'-' * 400}", "y"] == 6
+        assert sum(len(first) + len(second) for first, second in together) <= runtime.REMEMBERED_CHARACTERS
+    assert together["/bin/x", "z"] == 5

@@ -1,0 +1,89 @@
+"""The compiler's processes, as the core starts them: files in, encoded units out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sensor.errors import RuleError
+
+if TYPE_CHECKING:
+    import subprocess
+
+COMPILE_SECONDS = 120
+FILES_A_CHILD = 60  # below, a further child costs more than it takes off the others
+MOST_CHILDREN = 4
+
+_UNITS = msgspec.msgpack.Decoder(dict[str, bytes])
+
+
+class Children:
+    """They run from entering on, as many as there are processors and work for them; none of them outlives the exit."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._many = max(1, min(len(os.sched_getaffinity(0)), MOST_CHILDREN, len(files) // FILES_A_CHILD))
+        self._deadline = time.monotonic() + COMPILE_SECONDS
+        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Children:
+        if self._files:
+            try:
+                self._folder = tempfile.TemporaryDirectory(prefix="pinfold-rules-")
+                for number in range(self._many):
+                    self._start(Path(self._folder.name) / str(number), self._files[number :: self._many])
+            except OSError as error:
+                self.__exit__(None, None, None)
+                raise self._failed(error) from error
+        return self
+
+    def _start(self, output: Path, files: Sequence[Path]) -> None:
+        import subprocess  # noqa: PLC0415  # only when the cache lacks something: it costs the warm start 10 ms
+
+        Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files)))
+        command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--quiet"]
+        command += ["--output", str(output), "--files-from", f"{output}.files"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        with open(f"{output}.said", "wb") as said:
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        self._running.append((child, output))
+
+    def results(self) -> dict[str, bytes]:
+        """Each file's encoded unit, when all have ended. Raises RuleError."""
+        found: dict[str, bytes] = {}
+        try:
+            for child, output in self._running:
+                if child.wait(max(0.1, self._deadline - time.monotonic())):
+                    said = Path(f"{output}.said").read_bytes().decode("utf-8", "replace")
+                    reason = f"it ended with status {child.returncode}: {said.strip().rpartition(chr(10))[2]}"
+                    raise self._failed(reason)
+                found |= _UNITS.decode(output.read_bytes())
+        except RuleError:
+            raise
+        except Exception as error:  # of the file system, of subprocess (which is not imported here), of msgspec
+            raise self._failed(error) from error
+        if not all(str(file) in found for file in self._files):
+            raise self._failed("it left out a file")
+        return found
+
+    def _failed(self, reason: object) -> RuleError:
+        return RuleError(f"{self._files[0]}:1: the rules' compiler failed: {reason}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child, _ in self._running:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if self._folder is not None:
+            self._folder.cleanup()

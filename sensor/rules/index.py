@@ -1,0 +1,100 @@
+"""The look-ups in front of a category's rules: made of what its branches need, when rules are loaded.
+
+`Index.find(activity)` gives bits for the branches worth evaluating. Each look-up gives the bits of all clauses that it
+satisfies, PLANES groups of one bit a branch; a branch is a candidate when its bit is set in every group. One with fewer
+clauses has the rest for free.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sensor.rules import need
+from sensor.rules.need import Atom, Clause
+from sensor.rules.runtime import FieldIndex, Literals, Networks, Together
+
+Finder = Callable[[Any], int]
+
+
+def finder(category: str, needs: Sequence[tuple[Clause, ...]]) -> Finder:
+    """Bit n of its result is branch n of `needs`."""
+    return _Writer(category, needs).finder()
+
+
+class _Writer:
+    """Writes the few lines that ask, and makes the tables that they ask. A rule's texts are values here, never code."""
+
+    def __init__(self, category: str, needs: Sequence[tuple[Clause, ...]]) -> None:
+        self.direct = need.DIRECT.get(category)
+        self.count = len(needs)
+        self.planes = max(map(len, needs), default=0) or 1
+        self.free = (1 << self.count * self.planes) - 1
+        self.atoms: dict[str, dict[Atom, int]] = defaultdict(dict)
+        for number, clauses in enumerate(needs):
+            for plane, clause in enumerate(clauses):
+                bit = 1 << (plane * self.count + number)
+                self.free &= ~bit
+                for atom in clause:
+                    of_field = self.atoms[atom.attribute]
+                    of_field[atom] = of_field.get(atom, 0) | bit
+        self.fields: dict[str, FieldIndex] = {}
+        self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
+
+    def finder(self) -> Finder:
+        text = self.source()
+        exec(compile(text, "<index>", "exec", dont_inherit=True), self.tables)  # noqa: S102
+        found: Finder = self.tables["find"]
+        return found
+
+    def source(self) -> str:
+        terms, flags = list[str](), list[str]()
+        for attribute, of_field in sorted(self.atoms.items()):
+            if not attribute.isidentifier():
+                raise ValueError(f"{attribute!a} names no field")
+            if all(atom.kind == "flag" for atom in of_field):
+                flags += [self._flag(atom, bits) for atom, bits in of_field.items()]
+            else:
+                terms += self._term(attribute, of_field)
+        if self.fields:
+            self.tables["of_fields"] = Together(list(self.fields.values()), self.free)
+            terms.insert(0, f"of_fields[{''.join(f'a.{attribute}, ' for attribute in self.fields)}]")
+        else:
+            terms.insert(0, "free")
+        return "\n".join(
+            [
+                "def find(a):",
+                f"    m = {' | '.join(terms)}",
+                *flags,
+                # Mostly nothing of the first group is there, which spares the others their shifts.
+                "    c = m & first",
+                *(f"    if c: c &= m >> {self.count * plane}" for plane in range(1, self.planes)),
+                "    return c",
+                "",
+            ]
+        )
+
+    def _flag(self, atom: Atom, bits: int) -> str:
+        name = f"if_{'' if atom.value else 'not_'}{atom.attribute}"
+        self.tables[name] = bits
+        return f"    if {'' if atom.value else 'not '}a.{atom.attribute}: m |= {name}"
+
+    def _term(self, attribute: str, atoms: dict[Atom, int]) -> list[str]:
+        name = f"of_{attribute}"
+        if any(atom.kind == "number" for atom in atoms):
+            self.tables[name] = _masks(atoms, "number").get
+            return [f"{name}(a.{attribute}, 0)"]
+        if attribute == self.direct:
+            self.tables[name] = Literals(_masks(atoms, "literal"))
+            return [f"{name}(a.{attribute})"]
+        if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
+            self.tables[name] = Networks(_masks(atoms, "network"))
+            return [f"{name}(a.{attribute})"]
+        kinds = ("exact", "name", "literal", "network")
+        self.fields[attribute] = FieldIndex(*(_masks(atoms, kind) for kind in kinds))
+        return []
+
+
+def _masks(atoms: dict[Atom, int], kind: str) -> dict[Any, int]:
+    return {atom.value: bits for atom, bits in atoms.items() if atom.kind == kind}

@@ -46,12 +46,16 @@ class Rule(Struct, frozen=True):
 
 class Ruleset(Struct, frozen=True):
     """`source` is Python for `engine`; `refused` holds `file:line: reason` lines; `unindexed` the ids of
-    rules that are evaluated for every event of their category, since nothing in them can be looked up."""
+    rules that are evaluated for every event of their category, since nothing in them can be looked up.
+    A rule for several categories is there once for each, under the same id. `warnings`: `file:line: text`;
+    `dormant`, rules that are right and can match no event of ours: `file:line: title: what is missing`."""
 
     rules: tuple[Rule, ...]
     source: str
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    dormant: tuple[str, ...] = ()
 
 
 def rule_files(paths: Iterable[Path | str]) -> list[Path]:
@@ -88,7 +92,8 @@ def _key(files: Sequence[Path]) -> bytes:
     """A digest of the compiler's own source, its interpreter, and each rule file's path and content."""
     digest = hashlib.sha256(sys.version.encode())
     package = Path(__file__).parent
-    sources = [*sorted(package.glob("*.py")), package.parent / "events" / "activity.py"]
+    events = [package.parent / "events" / name for name in ("activity.py", "derived.py")]
+    sources = [*sorted(package.glob("*.py")), *sorted(package.glob("*.yaml")), *events]
     for path in [*sources, *files]:
         try:
             content = path.read_bytes()

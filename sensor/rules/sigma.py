@@ -19,14 +19,18 @@ from sensor.rules import compile as compiler
 from sensor.rules import need, parse
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.ruleset import Rule, Ruleset, rule_files
+from sensor.rules.scope import Placeholders
 
 
 class _Loader:
-    def __init__(self) -> None:
+    def __init__(self, placeholders: Placeholders) -> None:
+        self.placeholders = placeholders
         self.rules: list[Rule] = []
         self.parsed: list[parse.Parsed] = []
         self.predicates: list[str] = []
         self.refused: list[str] = []
+        self.warnings: list[str] = []
+        self.dormant: list[str] = []
         self.places: dict[str, str] = {}  # rule id to file:line
 
     def file(self, path: Path) -> None:
@@ -43,25 +47,33 @@ class _Loader:
     def document(self, path: Path, document: Document) -> None:
         line = document.place.line
         try:
-            self.add(path, line, parse.rule(document))
+            self.add(path, line, parse.rule(document, self.placeholders))
         except RefusalError as error:
             self.refuse(path, error.line or line, error.reason)
         except Exception as error:  # pySigma meets YAML that it did not expect: the other rules go on
             self.refuse(path, line, f"pySigma cannot read it: {type(error).__name__}: {error}")
 
-    def add(self, path: Path, line: int, parsed: parse.Parsed) -> None:
-        if parsed.id in self.places:
-            raise RefusalError(f"id {parsed.id} is also that of {self.places[parsed.id]}", line)
-        predicate = compiler.predicate(len(self.rules), parsed.expression, parsed.title)
+    def add(self, path: Path, line: int, loaded: parse.Loaded) -> None:
+        if loaded.id in self.places:
+            raise RefusalError(f"id {loaded.id} is also that of {self.places[loaded.id]}", line)
+        predicates = [self.predicate(path, line, one, i) for i, one in enumerate(loaded.parsed)]
+        self.places[loaded.id] = f"{path}:{line}"
+        self.warnings += (f"{path}:{at or line}: {text}" for at, text in loaded.warnings)
+        if loaded.dormant:
+            self.dormant.append(f"{path}:{line}: {' '.join(loaded.title.split())}: {loaded.dormant}")
+        self.predicates += predicates
+        self.parsed += loaded.parsed
+        for parsed in loaded.parsed:
+            values = {name: getattr(parsed, name) for name in parsed.__struct_fields__ if name != "expression"}
+            self.rules.append(Rule(file=str(path), **values))
+
+    def predicate(self, path: Path, line: int, parsed: parse.Parsed, beyond: int) -> str:
+        predicate = compiler.predicate(len(self.rules) + beyond, parsed.expression, parsed.title)
         try:
             compile(predicate, str(path), "exec")
         except (SyntaxError, RecursionError, MemoryError) as error:
             raise RefusalError(f"too large or too deep to compile: {error}", line) from error
-        self.places[parsed.id] = f"{path}:{line}"
-        self.predicates.append(predicate)
-        self.parsed.append(parsed)
-        values = {name: getattr(parsed, name) for name in parsed.__struct_fields__ if name != "expression"}
-        self.rules.append(Rule(file=str(path), **values))
+        return predicate
 
     def refuse(self, path: Path, line: int, reason: str) -> None:
         self.refused.append(f"{path}:{line or 1}: {reason}")
@@ -73,13 +85,16 @@ class _Loader:
             rules=tuple(self.rules),
             source=compiler.module(self.predicates, categories, needs),
             refused=tuple(self.refused),
-            unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
+            unindexed=tuple(dict.fromkeys(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n))),
+            warnings=tuple(self.warnings),
+            dormant=tuple(self.dormant),
         )
 
 
-def build(paths: Sequence[Path]) -> Ruleset:
-    """Every rule below `paths` (files or folders) that can be compiled, and what was refused."""
-    loader = _Loader()
+def build(paths: Sequence[Path], placeholders: Placeholders | None = None) -> Ruleset:
+    """Every rule below `paths` (files or folders) that can be compiled, and what was refused. `placeholders`:
+    name to the values of `|expand`."""
+    loader = _Loader(placeholders or {})
     for path in rule_files(paths):
         loader.file(path)
     return loader.ruleset()

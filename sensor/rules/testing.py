@@ -46,15 +46,19 @@ class Examples(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def activity(category: str, event: dict[str, Any]) -> Activity:
-    """An activity with these fields (aliases too) and a neutral value for every other: empty text,
-    zero, false. Raises ValueError for a field or value that the category cannot have."""
+    """An activity with these fields (aliases too) and a neutral value for every other: empty text, zero, false.
+    `argv`: a list of text, else the words of CommandLine. Raises ValueError for a field or value that the category
+    cannot have."""
     if category not in fields.CATEGORIES:
         raise ValueError(f"{category!r} is no category")
     kind = fields.CATEGORIES[category]
     table = fields.of_category(category)
     hints = get_type_hints(kind)
     values: dict[str, Any] = {f.name: _NEUTRAL.get(hints[f.name]) for f in structs.fields(kind)}
-    for name, value in event.items():
+    for name, value in _with_argv(category, event).items():
+        if name == "argv" and isinstance(value, bytes):
+            values[name] = value
+            continue
         if name not in table:
             raise ValueError(fields.why_absent(category, str(name)))
         wanted = hints[table[name].attribute]
@@ -62,6 +66,20 @@ def activity(category: str, event: dict[str, Any]) -> Activity:
             raise ValueError(f"{name} is {table[name].kind}, not {value!r}")
         values[table[name].attribute] = value
     return kind(**values)
+
+
+def _with_argv(category: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A command line has arguments: those of `argv`, a list, else its words."""
+    if category != "process_creation":
+        return event
+    argv = event.get("argv")
+    if isinstance(argv, list) and all(isinstance(word, str) for word in argv):
+        joined = {"CommandLine": " ".join(argv), **event}
+        return joined | {"argv": b"".join(word.encode() + b"\0" for word in argv)}
+    line = event.get("CommandLine")
+    if argv is None and isinstance(line, str) and line:
+        return event | {"argv": line.encode("utf-8", "replace").replace(b" ", b"\0") + b"\0"}
+    return event
 
 
 def run_examples(paths: Sequence[Path | str]) -> list[Result]:

@@ -47,7 +47,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def break_one(folder: Path) -> Path:
     path = folder / "broken.yml"
-    path.write_text(rule_text("s:\n  Nope: /x\ncondition: s"))
+    path.write_text(rule_text("s:\n  Image|nope: /x\ncondition: s"))
     return path
 
 
@@ -127,7 +127,7 @@ def test_broken_rules_stop_the_load_and_each_is_named(folder: Path, tmp_path: Pa
         with pytest.raises(RuleError) as caught:
             load([folder], tmp_path)
         first, second = str(caught.value).split("\n")
-        assert first == f"{path}:9: process_creation has no field 'Nope'"
+        assert first == f"{path}:9: Unknown modifier 'nope'"
         assert second.startswith(f"{folder / 'worse.yml'}:2: YAML: ")
     assert len(compiles) == 1
 
@@ -136,7 +136,7 @@ def test_keep_going_loads_the_others_and_lists_the_broken(folder: Path, tmp_path
     path = break_one(folder)
     loaded = load([folder], tmp_path, keep_going=True)
     assert len(loaded.rules) == 2
-    assert loaded.refused == (f"{path}:9: process_creation has no field 'Nope'",)
+    assert loaded.refused == (f"{path}:9: Unknown modifier 'nope'",)
     assert load([folder], tmp_path, keep_going=True) == loaded
 
 
@@ -162,7 +162,7 @@ def test_the_command_itself(folder: Path, tmp_path: Path, flags: list[str], stat
     command = [sys.executable, "-m", "sensor.rules.sigma", *flags, "--output", str(tmp_path / "out"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert done.stderr == f"{path}:9: process_creation has no field 'Nope'\n"
+    assert done.stderr == f"{path}:9: Unknown modifier 'nope'\n"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
 
 

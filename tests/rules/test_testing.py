@@ -77,7 +77,7 @@ def test_rules_that_share_a_file_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_broken_rule_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuleError, match=r"r\.yml:9: "):
-        faults(tmp_path, EXAMPLES, RULE.replace("Image", "Nope"))
+        faults(tmp_path, EXAMPLES, RULE.replace("Image", "Image|nope"))
 
 
 def test_the_other_suffix_is_found(tmp_path: Path) -> None:

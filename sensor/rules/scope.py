@@ -1,0 +1,28 @@
+"""What a rule is lowered in: one category, the names it has, and a note of all that was not found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sensor.rules import taxonomy
+from sensor.rules.taxonomy import Meaning
+
+Placeholders = Mapping[str, Sequence[str]]
+
+
+class Scope:
+    """`absent`: fields that the category lacks, with the line that names each. `unmet`: values that a field of
+    which every event has the same values never has."""
+
+    def __init__(self, category: str, placeholders: Placeholders) -> None:
+        self.category = category
+        self.placeholders = placeholders
+        self.absent: dict[str, int] = {}
+        self.unmet: dict[str, None] = {}
+        self.line = 0  # of the item that is being lowered
+
+    def look(self, name: str) -> Meaning | None:
+        found = taxonomy.look(self.category, name)
+        if found is None:
+            self.absent.setdefault(name, self.line)
+        return found

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from sensor.rules import taxonomy
 from sensor.rules.scope import Scope
 
 MOST_NAMES = 4  # in one reason
-
-_T = TypeVar("_T")
 
 
 def warnings(scopes: Sequence[Scope]) -> tuple[tuple[int, str], ...]:
@@ -20,22 +17,20 @@ def warnings(scopes: Sequence[Scope]) -> tuple[tuple[int, str], ...]:
 
 
 def reason(scopes: Sequence[Scope]) -> str:
-    """Why a rule that was lowered in `scopes` matches in none: the fields or values that no event has."""
-    absent = _absent(scopes)
-    if absent:
-        return f"field {_listed(sorted(absent))}"
-    unmet = _in_all([scope.unmet for scope in scopes])
-    return _listed(sorted(unmet)) if unmet else "nothing that can hold"
+    """Why a rule that was lowered in `scopes` matches in none: the values or fields that no event has."""
+    causes = [{**dict.fromkeys(scope.absent, ""), **scope.unmet} for scope in scopes]
+    shared = [name for name in causes[0] if all(name in of for of in causes)]
+    unmet = {name: value for of in causes for name, value in of.items() if name in shared and value}
+    if unmet:
+        return _listed([f"{name} {value}" for name, value in sorted(unmet.items())])
+    names = shared or min(causes, key=lambda of: len(of) or MOST_NAMES * 100)
+    return f"field {_listed(sorted(names))}" if names else "nothing that can hold"
 
 
 def _absent(scopes: Sequence[Scope]) -> dict[str, int]:
-    return _in_all([scope.absent for scope in scopes])
-
-
-def _in_all(tables: Sequence[dict[str, _T]]) -> dict[str, _T]:
-    if not tables:
+    if not scopes:
         return {}
-    return {name: value for name, value in tables[0].items() if all(name in table for table in tables)}
+    return {name: line for name, line in scopes[0].absent.items() if all(name in scope.absent for scope in scopes)}
 
 
 def _listed(names: Sequence[str]) -> str:

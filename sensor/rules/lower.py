@@ -72,8 +72,7 @@ def _bound(name: str, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
     if meaning.constants:
         test = _value(Field(name, "", "text", ""), value, scope)
         met = any(fold.holds(test, text) for text in meaning.constants)
-        if not met:
-            scope.unmet.setdefault(f"{name} {value}")
+        scope.constant(name, str(value), met)
         return ir.Constant(met)
     if isinstance(value, (sigma.SigmaNull, sigma.SigmaExists)):
         empty = ir.And(tuple(_empty(field) for field in meaning.fields))
@@ -175,7 +174,15 @@ def _text(field: Field, parts: tuple[str | int, ...], cased: bool) -> ir.Express
 
 
 def _collapsed(parts: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    return tuple(p for i, p in enumerate(parts) if not (p == ir.ANY and i and parts[i - 1] == ir.ANY))
+    """Runs of ANY are one, and literals side by side."""
+    kept: list[str | int] = []
+    for part in parts:
+        last = kept[-1] if kept else None
+        if isinstance(part, str) and isinstance(last, str):
+            kept[-1] = last + part
+        elif part != ir.ANY or last != ir.ANY:
+            kept.append(part)
+    return tuple(kept)
 
 
 def _shape(open_start: bool, open_end: bool) -> ir.Shape:

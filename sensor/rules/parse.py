@@ -5,7 +5,7 @@ Only in the child: pySigma is heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -67,7 +67,7 @@ def rule(document: Document, placeholders: Placeholders, narrowing: Narrowing = 
     logsource = checked_logsource(data, place)
     meta = _metadata(data, place)
     trees = condition_trees(data.get("detection"), place.at("detection"), ())
-    source = taxonomy.source(logsource, set(_named(data["detection"])))
+    source = taxonomy.source(logsource, _named(data["detection"]))
     if source is None:
         known = ", ".join(taxonomy.known_categories())
         reason = f"category {logsource['category']!r} is not one of {known}"
@@ -101,15 +101,19 @@ def _can_match(expression: ir.Expression, scope: Scope) -> bool:
     return True
 
 
-def _named(detection: Any) -> Iterator[str]:
-    """The fields that a detection names."""
-    if isinstance(detection, dict):
-        for key, value in detection.items():
-            yield str(key).partition("|")[0]
-            yield from _named(value)
-    elif isinstance(detection, list):
-        for value in detection:
-            yield from _named(value)
+def _named(detection: dict[str, Any]) -> set[str]:
+    """The fields that a detection names, "" among them where it has keywords."""
+    waiting = [value for name, value in detection.items() if name != "condition"]
+    named: set[str] = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            named.update(str(key).partition("|")[0] for key in value)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            waiting += value
+        else:
+            named.add("")
+    return named
 
 
 def checked_logsource(data: dict[str, Any], place: Place) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def system_call(number: int) -> str:
 
 
 def source(logsource: Mapping[str, Any], used: Iterable[str]) -> Source | None:
-    """`used`: the fields that the rule names. None for a category that neither Sigma nor we know."""
+    """`used`: the fields that the rule names, "" for a keyword. None for a category that neither Sigma nor we know."""
     table = _table()
     category, service = logsource.get("category"), logsource.get("service")
     if category is not None:
@@ -75,10 +75,14 @@ def source(logsource: Mapping[str, Any], used: Iterable[str]) -> Source | None:
         if category in fields.CATEGORIES:
             return Source((category,))
         return Source((), f"category {category} ({table.elsewhere[category]})") if category in table.elsewhere else None
+    named = set(used)
     if service is not None and service not in table.services:
+        if named <= set(
+            fields.of_category("process_creation")
+        ):  # SigmaHQ has such: the service is where to look for it
+            return Source(("process_creation",))
         return Source((), f"service {service} (its log is not read)")
     found = table.product if service is None else table.services[str(service)]
-    named = set(used)
     return Source(tuple(name for name, only_if in found.items() if not only_if or named.intersection(only_if)))
 
 
@@ -128,8 +132,8 @@ def _position(name: str) -> int:
 def why_absent(categories: Iterable[str], name: str) -> str:
     """One line for a rule that names a field which none of the categories has, without a colon."""
     categories = tuple(categories)
-    line = f"{' and '.join(categories) if len(categories) < 3 else 'no category of the rule'} has no field {name!r}"
-    if len(categories) > 2:
+    line = f"{categories[0]} has no field {name!r}"
+    if len(categories) > 1:
         line = f"none of {', '.join(categories)} has a field {name!r}"
     reason = _table().absent.get(name)
     if reason:

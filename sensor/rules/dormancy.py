@@ -23,7 +23,7 @@ def reason(scopes: Sequence[Scope]) -> str:
     unmet = {name: value for of in causes for name, value in of.items() if name in shared and value}
     if unmet:
         return _listed([f"{name} {value}" for name, value in sorted(unmet.items())])
-    names = shared or min(causes, key=lambda of: len(of) or MOST_NAMES * 100)
+    names = shared or min((list(of) for of in causes if of), key=len, default=[])
     return f"field {_listed(sorted(names))}" if names else "nothing that can hold"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sensor.rules.ruleset import Ruleset, load
 
@@ -11,8 +11,14 @@ from sensor.rules.ruleset import Ruleset, load
 class Loading:
     """Begins at once. `result` waits, and raises what `ruleset.load` raised."""
 
-    def __init__(self, paths: Sequence[str], cache_dir: str, keep_going: bool) -> None:
-        self._arguments = (paths, cache_dir, keep_going)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        cache_dir: str,
+        keep_going: bool,
+        placeholders: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._arguments = (paths, cache_dir, keep_going, placeholders)
         self._ruleset: Ruleset | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._load, name="rules", daemon=True)

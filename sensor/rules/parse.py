@@ -19,7 +19,8 @@ from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaDetections, Sigm
 from sensor.events.detection import LEVELS
 from sensor.rules import dormancy, fold, ir, lower, taxonomy
 from sensor.rules.document import Document, Place, RefusalError
-from sensor.rules.scope import Placeholders, Scope
+from sensor.rules.ruleset import Placeholders
+from sensor.rules.scope import Scope
 
 # The specification's own name for what pySigma knows by its alias only.
 modifiers.modifier_mapping.setdefault("utf16le", modifiers.SigmaWideModifier)
@@ -61,9 +62,8 @@ def rule(document: Document, placeholders: Placeholders, narrowing: Narrowing = 
     """`narrowing` gives what else must hold in a category: filters. Raises RefusalError with the line of what is
     wrong."""
     data, place = document.data, document.place
-    for key, what in (("correlation", "correlation rules"), ("filter", "filters"), ("action", "rule collections")):
-        if key in data:
-            raise RefusalError(f"{what} are not supported", place.at(key).line)
+    if "correlation" in data:
+        raise RefusalError("correlation rules are not supported", place.at("correlation").line)
     logsource = checked_logsource(data, place)
     meta = _metadata(data, place)
     trees = condition_trees(data.get("detection"), place.at("detection"), ())

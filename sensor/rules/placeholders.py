@@ -5,25 +5,25 @@ Only in the child: pySigma is heavy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from sigma import types as sigma
 
 from sensor.rules import ir
 from sensor.rules.document import RefusalError
+from sensor.rules.ruleset import Placeholders
 
 MOST_TEXTS = 10_000  # that one value may become: names multiply
 
 Parts = tuple[str | int, ...]
-Values = Mapping[str, Sequence[str]]
 
 
-def filled(value: sigma.SigmaString, values: Values) -> list[Parts]:
+def filled(value: sigma.SigmaString, values: Placeholders) -> list[Parts]:
     """Literals, ANY and ONE of each text that the value stands for; runs of ANY and literals are joined."""
     return [_parts(pieces) for pieces in _texts(tuple(value.s), values)]
 
 
-def filled_regex(value: sigma.SigmaRegularExpression, values: Values) -> list[str]:
+def filled_regex(value: sigma.SigmaRegularExpression, values: Placeholders) -> list[str]:
     """As `filled`; a placeholder's values are regexes too."""
     if not value.contains_placeholder():
         return [str(value.regexp)]
@@ -34,7 +34,7 @@ def filled_regex(value: sigma.SigmaRegularExpression, values: Values) -> list[st
 _WILDCARDS: dict[object, str] = {sigma.SpecialChars.WILDCARD_MULTI: "*", sigma.SpecialChars.WILDCARD_SINGLE: "?"}
 
 
-def _texts(pieces: tuple[object, ...], values: Values, escape: bool = True) -> list[tuple[object, ...]]:
+def _texts(pieces: tuple[object, ...], values: Placeholders, escape: bool = True) -> list[tuple[object, ...]]:
     texts: list[tuple[object, ...]] = [()]
     for piece in pieces:
         choices = _choices(piece, values, escape)
@@ -44,7 +44,7 @@ def _texts(pieces: tuple[object, ...], values: Values, escape: bool = True) -> l
     return texts
 
 
-def _choices(piece: object, values: Values, escape: bool) -> list[tuple[object, ...]]:
+def _choices(piece: object, values: Placeholders, escape: bool) -> list[tuple[object, ...]]:
     if not isinstance(piece, sigma.Placeholder):
         return [(piece,)]
     if piece.name not in values:

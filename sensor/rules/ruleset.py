@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 CACHE_FILE = "rules.cache"
 MAX_CACHE_BYTES = 64 << 20
 COMPILE_SECONDS = 120
+
+Placeholders = Mapping[str, Sequence[str]]
 
 _SUFFIXES = (".yml", ".yaml")
 _EXAMPLES = tuple(f".events{suffix}" for suffix in _SUFFIXES)
@@ -70,17 +72,24 @@ def rule_files(paths: Iterable[Path | str]) -> list[Path]:
     return list(found)
 
 
-def load(paths: Sequence[Path | str], cache_dir: Path | str | None, keep_going: bool = False) -> Ruleset:
+def load(
+    paths: Sequence[Path | str],
+    cache_dir: Path | str | None,
+    keep_going: bool = False,
+    placeholders: Placeholders | None = None,
+) -> Ruleset:
     """The rules below `paths`. Raises RuleError with a line for each broken rule, unless `keep_going`,
-    when the others are loaded and the broken ones listed in `refused`. `cache_dir` None: no cache."""
+    when the others are loaded and the broken ones listed in `refused`. `cache_dir` None: no cache.
+    `placeholders`: name to values, for `|expand`."""
     files = rule_files(paths)
     if not files:
         raise RuleError(f"{', '.join(map(str, paths)) or 'rules'}:1: no rule files there")
-    key = _key(files)
+    values = msgspec.json.encode(placeholders or {}, order="deterministic")
+    key = _key(files, values)
     cache = None if cache_dir is None else Path(cache_dir) / CACHE_FILE
     ruleset = _cached(cache, key) if cache is not None else None
     if ruleset is None:
-        ruleset = _compiled(files)
+        ruleset = _compiled(files, values)
         if cache is not None:
             _store(cache, key, ruleset)
     if ruleset.refused and not keep_going:
@@ -88,9 +97,9 @@ def load(paths: Sequence[Path | str], cache_dir: Path | str | None, keep_going: 
     return ruleset
 
 
-def _key(files: Sequence[Path]) -> bytes:
-    """A digest of the compiler's own source, its interpreter, and each rule file's path and content."""
-    digest = hashlib.sha256(sys.version.encode())
+def _key(files: Sequence[Path], placeholders: bytes) -> bytes:
+    """A digest of the compiler's own source, its interpreter, placeholders, and each rule file's path and content."""
+    digest = hashlib.sha256(sys.version.encode() + b"\0" + placeholders)
     package = Path(__file__).parent
     events = [package.parent / "events" / name for name in ("activity.py", "derived.py")]
     sources = [*sorted(package.glob("*.py")), *sorted(package.glob("*.yaml")), *events]
@@ -151,14 +160,16 @@ def _store(cache: Path, key: bytes, ruleset: Ruleset) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _compiled(files: Sequence[Path]) -> Ruleset:
+def _compiled(files: Sequence[Path], placeholders: bytes) -> Ruleset:
     import subprocess  # noqa: PLC0415  # only when the cache has nothing: it costs the warm start 10 ms
 
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     with tempfile.TemporaryDirectory(prefix="pinfold-rules-") as folder:
-        output = Path(folder) / "rules.json"
-        command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--output", str(output), "--"]
+        output, values = Path(folder) / "rules.json", Path(folder) / "placeholders.json"
+        command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going"]
+        command += ["--placeholders", str(values), "--output", str(output), "--"]
         try:
+            values.write_bytes(placeholders)
             done = subprocess.run(
                 [*command, *map(str, files)],
                 env=environment,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from sensor.rules import taxonomy
+from sensor.rules.ruleset import Placeholders
 from sensor.rules.taxonomy import Meaning
-
-Placeholders = Mapping[str, Sequence[str]]
 
 
 class Scope:

@@ -16,7 +16,7 @@ from sensor.events.activity import Activity
 from sensor.rules import fields
 from sensor.rules.document import RefusalError, documents, read
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Rule, load
+from sensor.rules.ruleset import Placeholders, Rule, load
 
 _NEUTRAL: dict[Any, Any] = {str: "", int: 0, bool: False, bytes: b""}
 
@@ -82,10 +82,10 @@ def _with_argv(category: str, event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def run_examples(paths: Sequence[Path | str]) -> list[Result]:
+def run_examples(paths: Sequence[Path | str], placeholders: Placeholders | None = None) -> list[Result]:
     """Every example of every rule below `paths`, with the index and without. Raises RuleError where a
     rule is broken; what is wrong with the examples is a Result that is not ok."""
-    ruleset = load(paths, None)
+    ruleset = load(paths, None, placeholders=placeholders)
     engines = (Engine(ruleset), Engine(ruleset, prefilter=False))
     rules = {rule.id: rule for rule in reversed(ruleset.rules)}  # one for several categories is there several times
     files = [rule.file for rule in rules.values()]

@@ -37,9 +37,9 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     real = ruleset._compiled
 
-    def counted(files: list[Path]) -> ruleset.Ruleset:
+    def counted(files: list[Path], placeholders: bytes) -> ruleset.Ruleset:
         calls.append(len(files))
-        return real(files)
+        return real(files, placeholders)
 
     monkeypatch.setattr(ruleset, "_compiled", counted)
     return calls
@@ -68,6 +68,19 @@ def test_the_cache_spares_the_child_until_something_changes(folder: Path, tmp_pa
     changed = load([folder], cache)
     assert len(compiles) == 2
     assert Engine(changed).match(activity("process_creation", {"Image": "/z"}))
+
+
+def test_values_of_placeholders_reach_the_child_and_others_are_not_served_from_the_cache(
+    tmp_path: Path, compiles: list[int]
+) -> None:
+    (tmp_path / "r.yml").write_text(rule_text("s:\n  User|expand: '%admins%'\ncondition: s"))
+    for name in ("ops", "root"):
+        loaded = load([tmp_path / "r.yml"], tmp_path / "cache", placeholders={"admins": ("x", name)})
+        assert Engine(loaded).match(activity("process_creation", {"User": name}))
+        assert not Engine(loaded).match(activity("process_creation", {"User": "ann"}))
+    assert len(compiles) == 2
+    with pytest.raises(RuleError, match=r"r\.yml:9: placeholder %admins% has no value: give it one under rules"):
+        load([tmp_path / "r.yml"], tmp_path / "cache")
 
 
 @pytest.mark.parametrize("damage", ["bit", "short", "empty", "garbage", "mode", "link", "folder", "fifo", "type"])

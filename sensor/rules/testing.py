@@ -31,6 +31,7 @@ class Result(Struct, frozen=True):
     expected: bool  # must match
     ok: bool
     reason: str  # "" when ok
+    untested: bool = False  # there is no file of examples
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +100,10 @@ def run_examples(paths: Sequence[Path | str], placeholders: Placeholders | None 
 def _of_rule(rule: Rule, alone: bool, engines: tuple[Engine, Engine]) -> Iterator[Result]:
     if not alone:
         yield _result(rule, "", True, "several rules in one file cannot have examples: one file each")
+        return
+    if not examples_file(Path(rule.file)).exists():
+        reason = f"has no examples in {examples_file(Path(rule.file)).name}"
+        yield Result(rule.id, rule.title, rule.file, "", True, False, reason, untested=True)
         return
     try:
         examples = _read(Path(rule.file))

@@ -34,6 +34,11 @@ def engine() -> Engine:
     return Engine(load([RULES], None))
 
 
+def test_no_rule_names_what_is_not_there() -> None:
+    loaded = load([RULES], None)
+    assert (loaded.warnings, loaded.dormant) == ((), ())
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
 def test_a_rule_says_all_that_an_operator_needs(path: Path) -> None:
     rule = document(path)

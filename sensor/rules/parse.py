@@ -213,8 +213,13 @@ def _item(key: Any, value: Any, place: Place) -> SigmaDetectionItem:
         raise RefusalError(f"{key}: the list is empty", place.line)
     if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(v, _SCALARS) for v in value)):
         raise RefusalError(f"{key}: values are text, numbers, true, false or null", place.line)
-    if isinstance(key, str) and "re" in key.split("|")[1:]:
+    used = key.split("|")[1:] if key is not None else []
+    if "expand" in used and {"base64", "base64offset"} & set(used):  # pySigma would encode the placeholder's stub
+        raise RefusalError(f"{key}: a placeholder cannot be encoded", place.line)
+    if key is not None and "re" in used:
         value = _patterns(key, value, place)
+        if _ENDS & set(used):
+            key, value = _anchored(key, value)
     try:
         return SigmaDetectionItem.from_mapping(key, value, source=SigmaRuleLocation(Path(), place.line))
     except SigmaError as error:
@@ -227,6 +232,18 @@ def _patterns(key: str, value: Any, place: Place) -> Any:
     if not all(isinstance(v, str) for v in values):
         raise RefusalError(f"{key}: a regex is text: quote it", place.line)
     return value
+
+
+_ENDS = {"contains", "startswith", "endswith"}
+
+
+def _anchored(key: str, value: Any) -> tuple[str, Any]:
+    """pySigma has contains, startswith and endswith pad a regex that must match from end to end. Ours is searched."""
+    name, *used = key.split("|")
+    begin = "(?-m:^)" if "startswith" in used else ""
+    end = "(?-m:$)" if "endswith" in used else ""
+    wrapped = [f"{begin}(?:{text}){end}" for text in (value if isinstance(value, list) else [value])]
+    return "|".join([name, *(one for one in used if one not in _ENDS)]), wrapped
 
 
 def _reason(error: SigmaError) -> str:

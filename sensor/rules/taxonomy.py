@@ -150,9 +150,19 @@ def _names(categories: Iterable[str]) -> list[str]:
     return list(names)
 
 
-def foreign() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Category, or `all`, to foreign name to our fields: for the generated table."""
-    return {
-        category: {name: (to,) if isinstance(to, str) else tuple(to) for name, to in names.items()}
-        for category, names in _table().fields.items()
-    }
+def markdown() -> str:
+    """The table of foreign names, by category, and of what logsources without a category of ours stand for."""
+    table = _table()
+    lines = ["### Foreign names", "", "| category | name | what it is here |", "|---|---|---|"]
+    for category, names in table.fields.items():
+        for name, to in names.items():
+            of = [to] if isinstance(to, str) else to
+            lines.append(f"| {category} | `{name}` | {' or '.join(f'`{one}`' for one in of)} |")
+    lines.append(f"| process_creation | `a0` to `a{ARGUMENTS - 1}` | that argument, the program's name being `a0` |")
+    for category, constants in table.constants.items():
+        for name, values in constants.items():
+            lines.append(f"| {category} | `{name}` | always {', '.join(values)} |")
+    lines += ["", "| logsource | stands for |", "|---|---|", f"| `product: linux` alone | {', '.join(table.product)} |"]
+    lines += (f"| `service: {name}` | {', '.join(of)} |" for name, of in table.services.items())
+    lines += (f"| `category: {name}` | {to} |" for name, to in table.categories.items())
+    return "\n".join([*lines, ""])

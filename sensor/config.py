@@ -68,6 +68,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     paths: tuple[str, ...] = ()  # folders or files; empty: the rules that pinfold ships
     keep_going: bool = False  # load the rest when a rule is broken
+    placeholders: dict[str, tuple[str, ...]] = {}  # what %name% stands for in values with |expand
 
 
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):

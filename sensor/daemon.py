@@ -74,7 +74,7 @@ class Daemon:
         mount = find_cgroup2_mount()
         for folder in (config.paths.state, config.paths.runtime, config.paths.log, config.paths.cache):
             os.makedirs(folder, mode=0o750, exist_ok=True)
-        rules = Loading(rule_paths(config), config.paths.cache, config.rules.keep_going)
+        rules = Loading(rule_paths(config), config.paths.cache, config.rules.keep_going, config.rules.placeholders)
         listeners = listen_when_free(config)
         self._kernel = Kernel(config, mount)
         # Not before: its imports would take the compilers' time. Whoever asks already waits at the listener.

@@ -69,7 +69,9 @@ class Reload:
             except PinfoldError as error:
                 self._ended(error)
                 return
-            self._wanted = (config, Loading(rule_paths(config), config.paths.cache, config.rules.keep_going))
+            said = config.rules
+            loading = Loading(rule_paths(config), config.paths.cache, said.keep_going, said.placeholders)
+            self._wanted = (config, loading)
         if self._wanted is not None and self._wanted[1].done:
             config, rules = self._wanted
             self._wanted = None

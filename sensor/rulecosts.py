@@ -12,7 +12,7 @@ class RuleCosts:
     def __init__(self, metrics: Metrics, notice: Callable[..., None]) -> None:
         self._metrics = metrics
         self._notice = notice
-        self._told: dict[str, tuple[int, float]] = {}  # rule id → evaluations and seconds
+        self._told: dict[tuple[str, str], tuple[int, float]] = {}  # rule id and category → evaluations, seconds
         self._named: dict[str, str] = {}  # rule id → the content it was named for
 
     def each_second(self, engine: Engine) -> None:
@@ -20,12 +20,12 @@ class RuleCosts:
         for rule, cost, _ in engine.costs():
             if not cost.evaluations:
                 continue
-            evaluations, seconds = self._told.get(rule.id, (0, 0.0))
+            evaluations, seconds = self._told.get((rule.id, rule.category), (0, 0.0))
             if cost.evaluations < evaluations:  # it was changed, and counts from the beginning
                 evaluations, seconds = 0, 0.0
             self._metrics.count("pinfold_rule_evaluations_total", (rule.id,), cost.evaluations - evaluations)
             self._metrics.count("pinfold_rule_seconds_total", (rule.id,), max(0.0, cost.seconds - seconds))
-            told[rule.id] = cost.evaluations, cost.seconds
+            told[rule.id, rule.category] = cost.evaluations, cost.seconds
         self._told = told
         self._name(engine)
 

@@ -109,6 +109,8 @@ def test_complete_adds_the_class_and_the_pattern_of_sandbox_run(written: Any) ->
         ("ring:\n  size_bytes: big\n", "2: ring.size_bytes: expected an integer, found 'big'"),
         ("ring:\n  size_bytes: true\n", "2: ring.size_bytes: expected an integer, found true"),
         ("rules:\n  keep_going: 1\n", "2: rules.keep_going: expected true or false, found 1"),
+        ("rules:\n  placeholders:\n    a: b\n", "3: rules.placeholders.a: expected a list"),
+        ("rules:\n  placeholders:\n    a: [b, 1]\n", "3: rules.placeholders.a[1]: expected text"),
         ("\nclasses:\n  a:\n    mode: block\n", "4: classes.a.mode: expected one of monitor, enforce, found 'block'"),
         ("classes:\n  a: {granted_devices: [fuse, gpu]}", "2: classes.a.granted_devices[1]: expected one of nvidia,"),
         (

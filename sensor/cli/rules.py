@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import click
 
 from sensor.cli.common import config_option, settings
 from sensor.cli.escape import escape
 from sensor.cli.show import Column, column, emit, output_option
-
-if TYPE_CHECKING:
-    from sensor.rules.testing import Result
 
 _COLUMNS = (
     column("Level", "level"),
@@ -42,7 +38,8 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
 
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
-    ruleset = load(_where(config_path, paths), None, keep_going=True)
+    placeholders = settings(config_path).rules.placeholders
+    ruleset = load(_where(config_path, paths), None, keep_going=True, placeholders=placeholders)
     emit(output, [asdict(rule) for rule in ruleset.rules], _COLUMNS, "no rules")
     return _say(ruleset.refused)
 
@@ -51,26 +48,14 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
 @config_option
 @paths_argument
 def check(config_path: str | None, paths: tuple[str, ...]) -> int:
-    """Load the rules and run the examples beside them.
+    """Load the rules, run the examples beside them, and say how many can match here.
 
-    Names what is broken as FILE:LINE: reason, and what fails as FILE: example: reason; then the exit status is 1.
+    What is broken is named as FILE:LINE: reason, what fails as FILE: example: reason; then the exit status is 1. Rules
+    that are right, and name what is not there, are warned of or listed as dormant.
     """
-    from sensor.rules.ruleset import load  # noqa: PLC0415
-    from sensor.rules.testing import run_examples  # noqa: PLC0415
+    from sensor.cli.rulescheck import check_rules  # noqa: PLC0415
 
-    where = _where(config_path, paths)
-    ruleset = load(where, None, keep_going=True)
-    if ruleset.refused:
-        return _say(ruleset.refused)  # examples run over whole rule sets only
-    results = run_examples(where)
-    failed = [result for result in results if not result.ok]
-    click.echo(f"{len(ruleset.rules)} rules, {len(results)} examples, {len(failed)} failed")
-    return _say(_failures(failed))
-
-
-def _failures(failed: Iterable[Result]) -> Iterable[str]:
-    for result in failed:
-        yield f"{result.file}: {result.example or result.rule_title}: {result.reason}"
+    return check_rules(_where(config_path, paths), settings(config_path).rules.placeholders)
 
 
 def _where(config_path: str | None, paths: tuple[str, ...]) -> tuple[str, ...]:

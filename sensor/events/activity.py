@@ -11,8 +11,10 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from sensor.events.derived import Derived
 
-class Activity(Struct, frozen=True, gc=False, kw_only=False):
+
+class Activity(Derived, Struct, frozen=True, gc=False, kw_only=False):
     """Common to all categories. A repeat counts `Count` attempts between FirstSeenNs and LastSeenNs."""
 
     category: ClassVar[str] = ""

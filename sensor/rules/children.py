@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sensor.errors import RuleError
+from sensor.rules import setting
+from sensor.rules.setting import Setting
 
 if TYPE_CHECKING:
     import subprocess
@@ -28,8 +30,9 @@ _UNITS = msgspec.msgpack.Decoder(dict[str, bytes])
 class Children:
     """They run from entering on, as many as there are processors and work for them; none of them outlives the exit."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], using: Setting) -> None:
         self._files = files
+        self._using = using
         self._many = max(1, min(len(os.sched_getaffinity(0)), MOST_CHILDREN, len(files) // FILES_A_CHILD))
         self._deadline = time.monotonic() + COMPILE_SECONDS
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
@@ -49,9 +52,10 @@ class Children:
     def _start(self, output: Path, files: Sequence[Path]) -> None:
         import subprocess  # noqa: PLC0415  # only when the cache lacks something: it costs the warm start 10 ms
 
+        Path(f"{output}.setting").write_bytes(setting.encode(self._using))
         Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files)))
         command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--quiet"]
-        command += ["--output", str(output), "--files-from", f"{output}.files"]
+        command += ["--output", str(output), "--files-from", f"{output}.files", "--setting", f"{output}.setting"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
         with open(f"{output}.said", "wb") as said:
             child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)

@@ -56,13 +56,16 @@ class Place:
 
     def at(self, key: str) -> Place:
         """The key's place, or this one where there is no such key. Its line is the key's own."""
+        return self.find(key) or self
+
+    def find(self, key: str) -> Place | None:
         if isinstance(self._node, yaml.MappingNode):
             for key_node, value_node in self._node.value:
                 if key_node.value == key:
                     place = Place(value_node)
                     place.line = key_node.start_mark.line + 1
                     return place
-        return self
+        return None
 
     def item(self, index: int) -> Place:
         if isinstance(self._node, yaml.SequenceNode) and index < len(self._node.value):

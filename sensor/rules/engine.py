@@ -82,7 +82,7 @@ class Engine:
         self.errors: dict[str, int] = {}
         self.index_errors = 0  # events for which the index itself raised, and every rule was evaluated
         self._until_timed = costs.EVERY
-        self._loaded = {compiled.rule.id: _Loaded(compiled) for compiled in ruleset.compiled}
+        self._loaded = {_key(compiled): _Loaded(compiled) for compiled in ruleset.compiled}
         self._by_type = {CATEGORIES[name]: self._category(name, prefilter) for name in _categories(ruleset)}
 
     def _category(self, name: str, prefilter: bool) -> _Category:
@@ -157,8 +157,7 @@ class Engine:
 
     def digest(self, rule_id: str) -> str:
         """Of a rule's content; "" of one that is not there."""
-        loaded = self._loaded.get(rule_id)
-        return loaded.compiled.digest if loaded is not None else ""
+        return " ".join(loaded.compiled.digest for (identity, _), loaded in self._loaded.items() if identity == rule_id)
 
     def dear(self) -> list[Dear]:
         """The rules that are too dear, each with the reason."""
@@ -169,8 +168,8 @@ class Engine:
         for kind, category in self._by_type.items():
             if kind in before._by_type:
                 category.events = before._by_type[kind].events
-        for rule_id, loaded in self._loaded.items():
-            old = before._loaded.get(rule_id)
+        for key, loaded in self._loaded.items():
+            old, rule_id = before._loaded.get(key), loaded.rule.id
             if old is None or old.compiled.digest != loaded.compiled.digest:
                 loaded.since = self._by_type[CATEGORIES[loaded.rule.category]].events
                 continue
@@ -186,6 +185,11 @@ class Engine:
         self.errors[rule.id] = count + 1
         if not count:  # once: a sandbox could repeat it a million times
             log.exception("rule %s (%s) raised; it is counted from now on", rule.id, rule.file)
+
+
+def _key(compiled: Compiled) -> tuple[str, str]:
+    """A rule may be of several categories."""
+    return compiled.rule.id, compiled.rule.category
 
 
 def _categories(ruleset: Ruleset) -> list[str]:

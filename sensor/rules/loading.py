@@ -7,13 +7,20 @@ from collections.abc import Sequence
 
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import Ruleset, load
+from sensor.rules.setting import Placeholders
 
 
 class Loading:
     """Begins at once, and makes the engine too. `result` and `engine` wait, and raise what `ruleset.load` raised."""
 
-    def __init__(self, paths: Sequence[str], cache_dir: str, keep_going: bool) -> None:
-        self._arguments = (paths, cache_dir, keep_going)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        cache_dir: str,
+        keep_going: bool,
+        placeholders: Placeholders | None = None,
+    ) -> None:
+        self._arguments = (paths, cache_dir, keep_going, placeholders)
         self._made: tuple[Ruleset, Engine] | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._load, name="rules", daemon=True)

@@ -21,9 +21,11 @@ from sigma.conditions import (
     ConditionValueExpression,
 )
 
-from sensor.rules import fields, ir, runtime
+from sensor.rules import fields, fold, ir, runtime, taxonomy
 from sensor.rules.document import RefusalError
 from sensor.rules.fields import Field
+from sensor.rules.placeholders import filled, filled_regex
+from sensor.rules.scope import Scope
 
 _COMPARE: dict[str, ir.Compare] = {"LT": "lt", "LTE": "lte", "GT": "gt", "GTE": "gte", "NEQ": "eq"}
 _UNITS: dict[str, ir.Unit] = {
@@ -38,14 +40,14 @@ _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 _REGEX_FLAGS = {"IGNORECASE": "i", "MULTILINE": "m", "DOTALL": "s"}
 
 
-def condition(tree: Any, category: str) -> ir.Expression:
+def condition(tree: Any, scope: Scope) -> ir.Expression:
     """`tree`: pySigma's post-processed condition. Raises RefusalError with the item's line."""
     if isinstance(tree, ConditionFieldEqualsValueExpression):
-        return _located(tree, lambda: _bound(tree.field, tree.value, category))
+        return _located(tree, scope, lambda: _bound(tree.field, tree.value, scope))
     if isinstance(tree, ConditionValueExpression):
-        return _located(tree, lambda: _keyword(tree.value, category))
+        return _located(tree, scope, lambda: _keyword(tree.value, scope))
     if isinstance(tree, ConditionItem):
-        items = tuple(condition(item, category) for item in tree.args)
+        items = tuple(condition(item, scope) for item in tree.args)
         if isinstance(tree, ConditionAND):
             return ir.And(items)
         if isinstance(tree, ConditionOR):
@@ -55,96 +57,109 @@ def condition(tree: Any, category: str) -> ir.Expression:
     raise RefusalError("the condition is empty")
 
 
-def _located(tree: Any, lower: Callable[[], ir.Expression]) -> ir.Expression:
+def _located(tree: Any, scope: Scope, lower: Callable[[], ir.Expression]) -> ir.Expression:
+    scope.line = (tree.source.line if tree.source is not None else 0) or 0
     try:
         return lower()
     except RefusalError as error:
-        line = tree.source.line if tree.source is not None else 0
-        raise RefusalError(error.reason, error.line or line or 0) from error
+        raise RefusalError(error.reason, error.line or scope.line) from error
 
 
-def _bound(name: str, value: sigma.SigmaType, category: str) -> ir.Expression:
-    field = fields.of_category(category).get(name)
-    if field is None:
-        raise RefusalError(fields.why_absent(category, name))
-    return _value(field, value, category)
+def _bound(name: str, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
+    meaning = scope.look(name)
+    if meaning is None:
+        return _absent(value, scope)
+    if meaning.constants:
+        test = _value(Field(name, "", "text", ""), value, scope)
+        met = any(fold.holds(test, text) for text in meaning.constants)
+        scope.constant(name, str(value), met)
+        return ir.Constant(met)
+    if isinstance(value, (sigma.SigmaNull, sigma.SigmaExists)):
+        empty = ir.And(tuple(_empty(field) for field in meaning.fields))
+        return ir.Not(empty) if isinstance(value, sigma.SigmaExists) and value.exists else empty
+    return ir.Or(tuple(_value(field, value, scope) for field in meaning.fields))
 
 
-def _keyword(value: sigma.SigmaType, category: str) -> ir.Expression:
+def _absent(value: sigma.SigmaType, scope: Scope) -> ir.Expression:
+    """A field that is always null: only null, and `exists: false`, are true of it."""
+    if isinstance(value, sigma.SigmaExpansion):
+        return ir.Or(tuple(_absent(item, scope) for item in value.values))
+    if isinstance(value, sigma.SigmaRegularExpression):  # what cannot be a regex is no less wrong here
+        _regex(Field("", "", "text", ""), value, scope)
+    null = isinstance(value, sigma.SigmaNull) or (isinstance(value, sigma.SigmaExists) and not value.exists)
+    return ir.Constant(null)
+
+
+def _keyword(value: sigma.SigmaType, scope: Scope) -> ir.Expression:
     """A value bound to no field: found anywhere in any of the category's keyword fields."""
     if isinstance(value, sigma.SigmaExpansion):
-        return ir.Or(tuple(_keyword(item, category) for item in value.values))
+        return ir.Or(tuple(_keyword(item, scope) for item in value.values))
     if isinstance(value, sigma.SigmaNumber) and not isinstance(value, sigma.SigmaTimestampPart):
         value = sigma.SigmaString(str(value.number))
     if isinstance(value, sigma.SigmaString):
-        parts = _parts(value)
-        if not any(isinstance(part, str) for part in parts):
-            raise RefusalError("a keyword must hold some text")
-        inside = (ir.ANY, *parts, ir.ANY)
         cased = isinstance(value, sigma.SigmaCasedString)
-        return ir.Or(tuple(_text(field, inside, cased) for field in fields.keyword_fields(category)))
+        return ir.Or(tuple(_anywhere(parts, cased, scope) for parts in filled(value, scope.placeholders)))
     if isinstance(value, sigma.SigmaRegularExpression):
-        return ir.Or(tuple(_regex(field, value) for field in fields.keyword_fields(category)))
+        return ir.Or(tuple(_regex(field, value, scope) for field in fields.keyword_fields(scope.category)))
     raise RefusalError(f"a keyword is text, a number or a regex, not {_name(value)}")
 
 
-def _value(field: Field, value: sigma.SigmaType, category: str) -> ir.Expression:
+def _anywhere(parts: tuple[str | int, ...], cased: bool, scope: Scope) -> ir.Expression:
+    if not any(isinstance(part, str) for part in parts):
+        raise RefusalError("a keyword must hold some text")
+    inside = (ir.ANY, *parts, ir.ANY)
+    return ir.Or(tuple(_text(field, inside, cased) for field in fields.keyword_fields(scope.category)))
+
+
+def _value(field: Field, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
     if isinstance(value, sigma.SigmaExpansion):
-        return ir.Or(tuple(_value(field, item, category) for item in value.values))
-    if isinstance(value, sigma.SigmaNull):
-        return _empty(field)
-    if isinstance(value, sigma.SigmaExists):
-        return ir.Not(_empty(field)) if value.exists else _empty(field)
+        return ir.Or(tuple(_value(field, item, scope) for item in value.values))
+    if isinstance(value, (sigma.SigmaNull, sigma.SigmaExists)):
+        empty = _empty(field)
+        return ir.Not(empty) if isinstance(value, sigma.SigmaExists) and value.exists else empty
     if isinstance(value, sigma.SigmaFieldReference):
-        return _reference(field, value, category)
-    for kind, lower in _LOWER.items():  # in order: a time part is a number too
-        if isinstance(value, kind):
-            return lower(field, value)
-    raise RefusalError(f"{_name(value)} is not supported")
+        return _reference(field, value, scope)
+    if isinstance(value, sigma.SigmaString):
+        cased = isinstance(value, sigma.SigmaCasedString)
+        return ir.Or(tuple(_string(field, parts, cased) for parts in filled(value, scope.placeholders)))
+    if isinstance(value, sigma.SigmaRegularExpression):
+        return _regex(field, value, scope)
+    lower = next((lower for kind, lower in _LOWER.items() if isinstance(value, kind)), None)
+    if lower is None:
+        raise RefusalError(f"{_name(value)} is not supported")
+    return lower(field, value)
 
 
 def _empty(field: Field) -> ir.Expression:
     return ir.Empty(field.attribute) if field.kind in {"text", "address"} else ir.Constant(False)
 
 
-def _string(field: Field, value: sigma.SigmaString) -> ir.Expression:
-    parts = _parts(value)
+def _string(field: Field, parts: tuple[str | int, ...], cased: bool) -> ir.Expression:
     plain = parts[0] if len(parts) == 1 and isinstance(parts[0], str) else None
     if field.kind == "flag":
         flag = _FLAGS.get((plain or "").lower())
         if flag is None:
-            raise RefusalError(f"{field.name} is true or false, not {str(value)!r}")
+            raise RefusalError(f"{field.name} is true or false, not {_spelt(parts)!r}")
         return ir.Flag(field.attribute, flag)
     if field.kind in {"number", "time"} and ir.ANY not in parts and ir.ONE not in parts:
         if plain is None or not (plain.isascii() and plain.removeprefix("-").isdigit()):
-            raise RefusalError(f"{field.name} is a number, not {str(value)!r}")
+            raise RefusalError(f"{field.name} is a number, not {_spelt(parts)!r}")
         return ir.Number(field.attribute, "eq", int(plain))
-    return _text(field, parts, isinstance(value, sigma.SigmaCasedString))
+    if field.attribute == "SystemCall" and plain is not None and plain.isascii() and plain.isdigit():
+        parts = (taxonomy.system_call(int(plain[:9])) or plain,)
+    return _text(field, parts, cased)
 
 
-def _parts(value: sigma.SigmaString) -> tuple[str | int, ...]:
-    """Literals, ANY and ONE; runs of ANY and neighbouring literals are joined."""
-    parts: list[str | int] = []
-    for part in value.s:
-        if isinstance(part, sigma.Placeholder):
-            raise RefusalError(f"placeholder %{part.name}% has no value here")
-        if isinstance(part, str):
-            if parts and isinstance(parts[-1], str):
-                parts[-1] += part
-            elif part:
-                parts.append(part)
-        elif part == sigma.SpecialChars.WILDCARD_MULTI:
-            if not parts or parts[-1] != ir.ANY:
-                parts.append(ir.ANY)
-        else:
-            parts.append(ir.ONE)
-    return tuple(parts)
+def _spelt(parts: tuple[str | int, ...]) -> str:
+    return "".join(part if isinstance(part, str) else "?*"[part == ir.ANY] for part in parts)
 
 
 def _text(field: Field, parts: tuple[str | int, ...], cased: bool) -> ir.Expression:
     numeric = field.kind in {"number", "time"}
     if field.kind == "flag":
         raise RefusalError(f"{field.name} is true or false: text modifiers do not apply")
+    if field.attribute == "ArgvText":  # one argument of several; a wildcard in its midst reaches into the next
+        parts = (ir.ANY, "\0", *parts, "\0", ir.ANY)
     if not cased:
         parts = tuple(ir.fold(part) if isinstance(part, str) else part for part in parts)
     kept = _collapsed(parts)
@@ -159,7 +174,15 @@ def _text(field: Field, parts: tuple[str | int, ...], cased: bool) -> ir.Express
 
 
 def _collapsed(parts: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    return tuple(p for i, p in enumerate(parts) if not (p == ir.ANY and i and parts[i - 1] == ir.ANY))
+    """Runs of ANY are one, and literals side by side."""
+    kept: list[str | int] = []
+    for part in parts:
+        last = kept[-1] if kept else None
+        if isinstance(part, str) and isinstance(last, str):
+            kept[-1] = last + part
+        elif part != ir.ANY or last != ir.ANY:
+            kept.append(part)
+    return tuple(kept)
 
 
 def _shape(open_start: bool, open_end: bool) -> ir.Shape:
@@ -168,18 +191,19 @@ def _shape(open_start: bool, open_end: bool) -> ir.Shape:
     return "prefix" if open_end else "exact"
 
 
-def _regex(field: Field, value: sigma.SigmaRegularExpression) -> ir.Expression:
-    if value.contains_placeholder():
-        raise RefusalError("a placeholder in a regex has no value here")
+def _regex(field: Field, value: sigma.SigmaRegularExpression, scope: Scope) -> ir.Expression:
     if field.kind == "flag":
         raise RefusalError(f"{field.name} is true or false: a regex does not apply")
     flags = "".join(sorted(_REGEX_FLAGS[flag.name] for flag in value.flags))
-    pattern = (f"(?{flags})" if flags else "") + str(value.regexp)
-    try:
-        runtime.regex(pattern)
-    except re2.error as error:
-        raise RefusalError(f"regex {str(value.regexp)!r}: {_re2_reason(error)}") from error
-    return ir.Regex(field.attribute, pattern, field.kind in {"number", "time"})
+    patterns = [(f"(?{flags})" if flags else "") + text for text in filled_regex(value, scope.placeholders)]
+    for pattern in patterns:
+        try:
+            runtime.regex(pattern)
+        except re2.error as error:
+            raise RefusalError(f"regex {pattern!r}: {_re2_reason(error)}") from error
+    subjects = taxonomy.arguments() if field.attribute == "ArgvText" else (field,)
+    numeric = field.kind in {"number", "time"}
+    return ir.Or(tuple(ir.Regex(subject.attribute, text, numeric) for subject in subjects for text in patterns))
 
 
 def _re2_reason(error: Exception) -> str:
@@ -214,7 +238,7 @@ def _number(field: Field, value: sigma.SigmaNumber) -> ir.Expression:
         return ir.Flag(field.attribute, bool(value.number))
     if field.kind in {"number", "time"}:
         return ir.Number(field.attribute, "eq", value.number)
-    return ir.Text(field.attribute, "exact", str(value.number), False)
+    return _string(field, (str(value.number),), cased=False)
 
 
 def _flag(field: Field, value: sigma.SigmaBool) -> ir.Expression:
@@ -223,10 +247,14 @@ def _flag(field: Field, value: sigma.SigmaBool) -> ir.Expression:
     return ir.Flag(field.attribute, value.boolean)
 
 
-def _reference(field: Field, value: sigma.SigmaFieldReference, category: str) -> ir.Expression:
-    other = fields.of_category(category).get(value.field)
-    if other is None:
-        raise RefusalError(fields.why_absent(category, value.field))
+def _reference(field: Field, value: sigma.SigmaFieldReference, scope: Scope) -> ir.Expression:
+    meaning = scope.look(value.field)
+    if meaning is None or not meaning.fields:
+        return ir.Constant(False)
+    return ir.Or(tuple(_compared(field, value, other) for other in meaning.fields))
+
+
+def _compared(field: Field, value: sigma.SigmaFieldReference, other: Field) -> ir.Expression:
     numbers = {field.kind, other.kind} <= {"number", "time", "flag"}
     # pySigma: `startswith` alone sets starts_with, `endswith` alone ends_with, `contains` both.
     shape = {
@@ -244,9 +272,8 @@ def _name(value: sigma.SigmaType) -> str:
     return type(value).__name__.removeprefix("Sigma")
 
 
+# In order: a time part is a number too.
 _LOWER: dict[type, Callable[[Field, Any], ir.Expression]] = {
-    sigma.SigmaString: _string,
-    sigma.SigmaRegularExpression: _regex,
     sigma.SigmaCIDRExpression: _cidr,
     sigma.SigmaCompareExpression: _compare,
     sigma.SigmaTimestampPart: _time_part,

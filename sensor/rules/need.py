@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sensor.events.derived import DERIVED
 from sensor.rules import ir
 from sensor.rules.literals import normal, required
 
@@ -25,6 +26,10 @@ FREQUENT = 0.7  # the likelihood from which a further clause is not worth its lo
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
+
+# Derived text (events/derived.py) is never looked up itself: computing it for each event would be the dear part.
+_OF_ARGV = frozenset(name for name in DERIVED if name == "ArgvText" or name.startswith("Argument"))
+_NAME_OF = {"ImageName": "Image", "ParentImageName": "ParentImage"}
 
 # How often a flag is true, by ordinary work; any other flag is rarely so. An attempt is nearly always the
 # sandbox's own, and most go to loopback or to a neighbour.
@@ -188,6 +193,8 @@ def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
     if isinstance(item, ir.Or):
         parts = [part for part in item.items if part != ir.Constant(False)]
         return _of_alternatives([sorted(_clauses(part, direct), key=_likelihood) for part in parts])
+    if isinstance(item, ir.Regex) and item.attribute in DERIVED:
+        return []
     if isinstance(item, ir.Regex) and not item.numeric:
         found = [frozenset(Atom(item.attribute, "literal", text) for text in texts) for texts in required(item.pattern)]
         return [_least(clause) for clause in found if all(map(_telling, clause))]
@@ -247,6 +254,9 @@ def _telling(atom: Atom) -> bool:
 
 def _atoms(item: ir.Leaf, direct: str | None) -> list[Atom]:
     """Empty where the leaf implies nothing that can be looked up."""
+    attribute = getattr(item, "attribute", "")
+    if attribute in DERIVED:
+        return _of_derived(item, attribute)
     if isinstance(item, (ir.Text, ir.Pattern)):
         return [] if item.numeric else _of_text(item, direct)
     if isinstance(item, ir.Cidr):
@@ -271,3 +281,18 @@ def _of_text(item: ir.Text | ir.Pattern, direct: str | None) -> list[Atom]:
     begin = " " if item.shape in {"exact", "prefix"} else ""
     end = " " if item.shape in {"exact", "suffix"} else ""
     return [Atom(item.attribute, "literal", normal(f"{begin}{value}{end}"))]
+
+
+def _of_derived(item: ir.Leaf, attribute: str) -> list[Atom]:
+    """Of text that is computed when asked for: what it implies of the attributes that it is made of."""
+    if attribute in _OF_ARGV and isinstance(item, (ir.Text, ir.Pattern)):  # the command line is argv, joined by spaces
+        if isinstance(item, ir.Text):
+            begin, end = (" " if item.shape in {"exact", side} else "" for side in ("prefix", "suffix"))
+            text = f"{begin}{item.value}{end}"
+        else:
+            text = max((part for part in item.parts if isinstance(part, str)), key=len, default="")
+        return [Atom("CommandLine", "literal", normal(text.replace("\0", " ")))]
+    name = _NAME_OF.get(attribute)
+    if name is not None and isinstance(item, ir.Text) and item.shape == "exact" and item.value:
+        return [Atom(name, "name", ir.fold(item.value))]
+    return []

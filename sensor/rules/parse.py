@@ -5,6 +5,7 @@ Only in the child: pySigma is heavy.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,8 +17,10 @@ from sigma.exceptions import SigmaError, SigmaRuleLocation
 from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaDetections, SigmaRule
 
 from sensor.events.detection import LEVELS
-from sensor.rules import fields, ir, lower
+from sensor.rules import dormancy, fold, ir, lower, taxonomy
 from sensor.rules.document import Document, Place, RefusalError
+from sensor.rules.scope import Scope
+from sensor.rules.setting import Placeholders
 
 # The specification's own name for what pySigma knows by its alias only.
 modifiers.modifier_mapping.setdefault("utf16le", modifiers.SigmaWideModifier)
@@ -27,7 +30,7 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 class Parsed(Struct, frozen=True):
-    """A rule that can be compiled. Texts as the author wrote them."""
+    """A rule that can be compiled, for one category. Texts as the author wrote them."""
 
     id: str
     title: str
@@ -41,42 +44,91 @@ class Parsed(Struct, frozen=True):
     expression: ir.Expression
 
 
-def rule(document: Document) -> Parsed:
-    """Raises RefusalError with the line of what is wrong."""
+class Loaded(Struct, frozen=True):
+    """`parsed`: the rule for each category in which it can match; where there is none, `dormant` says why.
+    `warnings`: line and text of what is probably not what the author meant."""
+
+    id: str
+    title: str
+    parsed: tuple[Parsed, ...]
+    warnings: tuple[tuple[int, str], ...]
+    dormant: str
+
+
+Narrowing = Callable[[Scope], Sequence[ir.Expression]]
+
+
+def rule(document: Document, placeholders: Placeholders, narrowing: Narrowing = lambda _: ()) -> Loaded:
+    """`narrowing` gives what else must hold in a category: filters. Raises RefusalError with the line of what is
+    wrong."""
     data, place = document.data, document.place
-    for key, what in (("correlation", "correlation rules"), ("filter", "filters"), ("action", "rule collections")):
-        if key in data:
-            raise RefusalError(f"{what} are not supported", place.at(key).line)
-    category = _category(data, place)
+    if "correlation" in data:
+        raise RefusalError("correlation rules are not supported", place.at("correlation").line)
+    logsource = checked_logsource(data, place)
     meta = _metadata(data, place)
-    return Parsed(
-        id=str(meta.id),
-        title=meta.title,
-        level=meta.level.name.lower() if meta.level is not None else "",
-        status=meta.status.name.lower() if meta.status is not None else "experimental",
-        tags=tuple(str(tag) for tag in meta.tags),
-        category=category,
-        description=meta.description or "",
-        falsepositives=tuple(map(str, meta.falsepositives or ())),
-        references=tuple(map(str, meta.references or ())),
-        expression=_detection(data.get("detection"), place, category),
-    )
+    trees = condition_trees(data.get("detection"), place.at("detection"), ())
+    source = taxonomy.source(logsource, _named(data["detection"]))
+    if source is None:
+        known = ", ".join(taxonomy.known_categories())
+        reason = f"category {logsource['category']!r} is not one of {known}"
+        raise RefusalError(reason, place.at("logsource").at("category").line)
+    scopes = [Scope(category, placeholders) for category in source.categories]
+    lowered = [expression_of(trees, scope, place.at("detection").at("condition")) for scope in scopes]
+    parsed = [
+        Parsed(
+            id=str(meta.id),
+            title=meta.title,
+            level=meta.level.name.lower() if meta.level is not None else "",
+            status=meta.status.name.lower() if meta.status is not None else "experimental",
+            tags=tuple(str(tag) for tag in meta.tags),
+            category=scope.category,
+            description=meta.description or "",
+            falsepositives=tuple(map(str, meta.falsepositives or ())),
+            references=tuple(map(str, meta.references or ())),
+            expression=fold.folded(ir.And((expression, *narrowing(scope)))),
+        )
+        for scope, expression in zip(scopes, lowered, strict=True)
+    ]
+    awake = tuple(one for one, scope in zip(parsed, scopes, strict=True) if _can_match(one.expression, scope))
+    dormant = "" if awake else source.missing or dormancy.reason(scopes)
+    return Loaded(str(meta.id), meta.title, awake, dormancy.warnings(scopes), dormant)
 
 
-def _category(data: dict[str, Any], place: Place) -> str:
+def _can_match(expression: ir.Expression, scope: Scope) -> bool:
+    """A rule that matches everything, but for a field that is not there, would be the end of a night's sleep."""
+    if isinstance(expression, ir.Constant):
+        return expression.value and not scope.absent
+    return True
+
+
+def _named(detection: dict[str, Any]) -> set[str]:
+    """The fields that a detection names, "" among them where it has keywords."""
+    waiting = [value for name, value in detection.items() if name != "condition"]
+    named: set[str] = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            named.update(str(key).partition("|")[0] for key in value)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            waiting += value
+        else:
+            named.add("")
+    return named
+
+
+def checked_logsource(data: dict[str, Any], place: Place) -> dict[str, Any]:
     source = data.get("logsource")
     at = place.at("logsource")
     if not isinstance(source, dict):
         raise RefusalError("logsource is missing or not a mapping", at.line)
+    for key in ("product", "category", "service"):
+        if not isinstance(source.get(key, ""), str):
+            raise RefusalError(f"{key} is not text", at.at(key).line)
     if source.get("product", "linux") != "linux":
         raise RefusalError(f"product {source['product']!r} is not linux", at.at("product").line)
-    if "service" in source:
-        raise RefusalError(f"service {source['service']!r} is not watched", at.at("service").line)
-    category = source.get("category")
-    if not isinstance(category, str) or category not in fields.CATEGORIES:
-        known = ", ".join(fields.CATEGORIES)
-        raise RefusalError(f"category {category!r} is not one of {known}", at.at("category").line)
-    return category
+    if not {"product", "category", "service"} & set(source):
+        raise RefusalError("logsource has no category, product or service", at.line)
+    return source
 
 
 def _metadata(data: dict[str, Any], place: Place) -> SigmaRule:
@@ -98,8 +150,8 @@ def _metadata(data: dict[str, Any], place: Place) -> SigmaRule:
     return meta
 
 
-def _detection(detection: Any, place: Place, category: str) -> ir.Expression:
-    at = place.at("detection")
+def condition_trees(detection: Any, at: Place, besides: Sequence[str]) -> list[Any]:
+    """Of each condition pySigma's tree. `besides`: keys that name no search."""
     if not isinstance(detection, dict):
         raise RefusalError("detection is missing or not a mapping", at.line)
     conditions = detection.get("condition")
@@ -108,15 +160,20 @@ def _detection(detection: Any, place: Place, category: str) -> ir.Expression:
         raise RefusalError("detection has no condition, or one that is not text", at.at("condition").line)
     if "timeframe" in detection:
         raise RefusalError("timeframe needs a correlation rule", at.at("timeframe").line)
-    named = {str(name): _part(value, at.at(str(name))) for name, value in detection.items() if name != "condition"}
+    names = [name for name in detection if name != "condition" and name not in besides]
+    named = {str(name): _part(detection[name], at.at(str(name))) for name in names}
     if not named:
         raise RefusalError("detection names nothing to look for", at.line)
     # pySigma hands a condition's own source down to its leaves: without one they keep their lines.
     detections = SigmaDetections(detections=named, condition=list(conditions))
     whole = at.at("condition")
     several = isinstance(detection["condition"], list)
-    trees = [_tree(text, detections, whole.item(i) if several else whole) for i, text in enumerate(conditions)]
-    lowered = tuple(_lowered(tree, category, whole) for tree in trees)
+    return [_tree(text, detections, whole.item(i) if several else whole) for i, text in enumerate(conditions)]
+
+
+def expression_of(trees: Sequence[Any], scope: Scope, place: Place) -> ir.Expression:
+    """The trees' alternatives in one category. `place`: of the condition."""
+    lowered = tuple(_lowered(tree, scope, place) for tree in trees)
     return lowered[0] if len(lowered) == 1 else ir.Or(lowered)
 
 
@@ -129,9 +186,9 @@ def _tree(text: str, detections: SigmaDetections, place: Place) -> Any:
         raise RefusalError("the condition is nested too deeply", place.line) from error
 
 
-def _lowered(tree: Any, category: str, place: Place) -> ir.Expression:
+def _lowered(tree: Any, scope: Scope, place: Place) -> ir.Expression:
     try:
-        return lower.condition(tree, category)
+        return lower.condition(tree, scope)
     except RefusalError as error:
         raise RefusalError(error.reason, error.line or place.line) from error
 
@@ -156,8 +213,13 @@ def _item(key: Any, value: Any, place: Place) -> SigmaDetectionItem:
         raise RefusalError(f"{key}: the list is empty", place.line)
     if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(v, _SCALARS) for v in value)):
         raise RefusalError(f"{key}: values are text, numbers, true, false or null", place.line)
-    if isinstance(key, str) and "re" in key.split("|")[1:]:
+    used = key.split("|")[1:] if key is not None else []
+    if "expand" in used and {"base64", "base64offset"} & set(used):  # pySigma would encode the placeholder's stub
+        raise RefusalError(f"{key}: a placeholder cannot be encoded", place.line)
+    if key is not None and "re" in used:
         value = _patterns(key, value, place)
+        if _ENDS & set(used):
+            key, value = _anchored(key, value)
     try:
         return SigmaDetectionItem.from_mapping(key, value, source=SigmaRuleLocation(Path(), place.line))
     except SigmaError as error:
@@ -170,6 +232,18 @@ def _patterns(key: str, value: Any, place: Place) -> Any:
     if not all(isinstance(v, str) for v in values):
         raise RefusalError(f"{key}: a regex is text: quote it", place.line)
     return value
+
+
+_ENDS = {"contains", "startswith", "endswith"}
+
+
+def _anchored(key: str, value: Any) -> tuple[str, Any]:
+    """pySigma has contains, startswith and endswith pad a regex that must match from end to end. Ours is searched."""
+    name, *used = key.split("|")
+    begin = "(?-m:^)" if "startswith" in used else ""
+    end = "(?-m:$)" if "endswith" in used else ""
+    wrapped = [f"{begin}(?:{text}){end}" for text in (value if isinstance(value, list) else [value])]
+    return "|".join([name, *(one for one in used if one not in _ENDS)]), wrapped
 
 
 def _reason(error: SigmaError) -> str:

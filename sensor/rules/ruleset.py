@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from msgspec import Struct
 
 from sensor import private
 from sensor.errors import RuleError
-from sensor.rules import pushdown
+from sensor.rules import pushdown, setting
 from sensor.rules.children import Children
 from sensor.rules.pushdown import EVERYTHING, Pushdown
+from sensor.rules.setting import Placeholders, Setting
 from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ CACHE_FILE = "rules.cache"
 MAX_CACHE_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 20  # of a rule file
 
+_FILTER = re.compile(rb"^filter[ \t]*:", re.MULTILINE)
 _SOURCES = frozenset({".py", ".yaml", ".yml", ".json"})
 _SUFFIXES = (".yml", ".yaml")
 _EXAMPLES = tuple(f".events{suffix}" for suffix in _SUFFIXES)
@@ -34,17 +37,22 @@ _EXAMPLES = tuple(f".events{suffix}" for suffix in _SUFFIXES)
 
 class Ruleset(Struct, frozen=True):
     """`compiled` stands beside `rules`; `refused` holds `file:line: reason` lines; `unindexed` the ids of rules that
-    are evaluated for every event of their category, since nothing in them can be looked up."""
+    are evaluated for every event of their category, since nothing in them can be looked up. A rule for several
+    categories is there once for each, under the same id. `warnings`: `file:line: text`; `dormant`, rules that are right
+    and can match no event of ours: `file:line: title: what is missing`."""
 
     rules: tuple[Rule, ...]
     compiled: tuple[Compiled, ...]
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
     pushdown: Pushdown = EVERYTHING
+    warnings: tuple[str, ...] = ()
+    dormant: tuple[str, ...] = ()
 
     def source_of(self, rule_id: str) -> str | None:
         """The Python that decides about a rule; None of one that is not there."""
-        return next((one.source for one in self.compiled if one.rule.id == rule_id), None)
+        found = [one.source for one in self.compiled if one.rule.id == rule_id]
+        return "\n\n".join(found) or None
 
     @property
     def source(self) -> str:
@@ -52,27 +60,49 @@ class Ruleset(Struct, frozen=True):
         return "\n\n".join(f"# {one.rule.id} {one.rule.file!a}\n{one.source}" for one in self.compiled)
 
 
-def joined(units: Iterable[Unit]) -> Ruleset:
+def joined(units: Sequence[Unit]) -> Ruleset:
     """The units' rules in their order; of two with one id the second is refused."""
     compiled: list[Compiled] = []
     refused: list[str] = []
+    warnings: list[str] = []
+    dormant: list[str] = []
     places: dict[str, str] = {}
     for unit in units:
         complaints = list(unit.refused)
-        for one in unit.rules:
-            if one.rule.id in places:
-                complaints.append(Refusal(one.line, f"id {one.rule.id} is also that of {places[one.rule.id]}"))
-                continue
-            places[one.rule.id] = f"{unit.file}:{one.line}"
-            compiled.append(one)
-        refused += [f"{unit.file}:{refusal.line}: {refusal.reason}" for refusal in sorted(complaints, key=_line)]
+        here = [*((one.rule.id, one.line) for one in unit.rules), *((one.id, one.line) for one in unit.dormant)]
+        taken: set[tuple[str, int]] = set()
+        for identity, line in sorted(set(here), key=_second):
+            where = f"{unit.file}:{line}"
+            if places.setdefault(identity, where) != where:
+                taken.add((identity, line))
+                complaints.append(Refusal(line, f"id {identity} is also that of {places[identity]}"))
+        compiled += (one for one in unit.rules if (one.rule.id, one.line) not in taken)
+        refused += _lines(unit, complaints)
+        warnings += _lines(unit, unit.warnings)
+        dormant += _lines(
+            unit, [Refusal(one.line, one.reason) for one in unit.dormant if (one.id, one.line) not in taken]
+        )
+    narrowed = {where for unit in units for where in unit.narrowed}
+    for unit in units:
+        idle = [line for line in unit.filters if f"{unit.file}:{line}" not in narrowed]
+        warnings += _lines(unit, [Refusal(line, "the filter narrows no rule") for line in idle])
     return Ruleset(
         rules=tuple(one.rule for one in compiled),
         compiled=tuple(compiled),
         refused=tuple(refused),
-        unindexed=tuple(one.rule.id for one in compiled if not one.indexed),
+        unindexed=tuple(dict.fromkeys(one.rule.id for one in compiled if not one.indexed)),
         pushdown=pushdown.joined(one.wants for one in compiled),
+        warnings=tuple(warnings),
+        dormant=tuple(dormant),
     )
+
+
+def _second(pair: tuple[str, int]) -> int:
+    return pair[1]
+
+
+def _lines(unit: Unit, told: Iterable[Refusal]) -> list[str]:
+    return [f"{unit.file}:{one.line}: {one.reason}" for one in sorted(told, key=_line)]
 
 
 def _line(refusal: Refusal) -> int:
@@ -91,26 +121,37 @@ def rule_files(paths: Iterable[Path | str]) -> list[Path]:
     return list(found)
 
 
-def load(paths: Sequence[Path | str], cache_dir: Path | str | None, keep_going: bool = False) -> Ruleset:
+def load(
+    paths: Sequence[Path | str],
+    cache_dir: Path | str | None,
+    keep_going: bool = False,
+    placeholders: Placeholders | None = None,
+) -> Ruleset:
     """The rules below `paths`. Raises RuleError with a line for each broken rule, unless `keep_going`,
-    when the others are loaded and the broken ones listed in `refused`. `cache_dir` None: no cache."""
+    when the others are loaded and the broken ones listed in `refused`. `cache_dir` None: no cache.
+    `placeholders`: name to values, for `|expand`."""
     files = rule_files(paths)
     if not files:
         raise RuleError(f"{', '.join(map(str, paths)) or 'rules'}:1: no rule files there")
-    units = _units(files, None if cache_dir is None else Path(cache_dir) / CACHE_FILE)
-    ruleset = joined(units)
+    using = setting.of(placeholders, filter_files(files))
+    ruleset = joined(_units(files, using, None if cache_dir is None else Path(cache_dir) / CACHE_FILE))
     if ruleset.refused and not keep_going:
         raise RuleError("\n".join(ruleset.refused))
     return ruleset
 
 
-def _units(files: Sequence[Path], cache: Path | None) -> list[Unit]:
+def filter_files(files: Iterable[Path]) -> list[Path]:
+    """Those with filters, which are told to all others."""
+    return [path for path in files if _FILTER.search(_content(path) or b"")]
+
+
+def _units(files: Sequence[Path], using: Setting, cache: Path | None) -> list[Unit]:
     """What each file gives: from the cache where neither it nor the compiler changed, else from children."""
-    key = _compiler()
+    key = _compiler(using)
     kept = _kept(cache, key) if cache is not None else {}
     fitting = {str(path): one.data for path in files if (one := _fitting(kept.get(str(path)), path)) is not None}
     changed = [path for path in files if str(path) not in fitting]
-    with Children(changed) as children:
+    with Children(changed, using) as children:
         units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
         for name, data in children.results().items():
             fitting[name], units[name] = data, _UNIT.decode(data)
@@ -136,20 +177,26 @@ def _fitting(kept: Kept | None, path: Path) -> Kept | None:
 
 def content_of(path: Path) -> str:
     """Of a file that cannot be read, it is none."""
+    content = _content(path)
+    return "unreadable" if content is None else digest(content)
+
+
+def _content(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return digest(file.read(MAX_FILE_BYTES + 1))
-    except OSError as error:
-        return f"unreadable {error.errno}"
+            return file.read(MAX_FILE_BYTES + 1)
+    except OSError:
+        return None
 
 
-def _compiler() -> bytes:
-    """A digest of the compiler's own source and data, of what it stands on, and of its interpreter."""
+def _compiler(using: Setting) -> bytes:
+    """A digest of the compiler's own source and data, of what it stands on, of its interpreter, and of its setting."""
     package = Path(__file__).parent
     sources = [p for p in sorted(package.rglob("*")) if p.suffix in _SOURCES and p.is_file()]
-    parts = [sys.version.encode()]
-    for path in [*sources, package.parent / "events" / "activity.py"]:
-        parts += [os.fsencode(path.name), path.read_bytes()]
+    parts = [sys.version.encode(), setting.encode(using)]
+    events = [package.parent / "events" / name for name in ("activity.py", "derived.py")]
+    for path in [*sources, *events, *map(Path, using.filters)]:
+        parts += [os.fsencode(path.name), _content(path) or b""]
     return digest(*parts).encode()
 
 

@@ -7,28 +7,38 @@ broken rule, one `file:line: reason` each; status 1 when there are any, unless -
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from sensor.rules import compile as compiler
-from sensor.rules import ir, need, parse, pushdown, unit
+from sensor.rules import ir, need, parse, pushdown, setting, unit
+from sensor.rules.collection import collected
 from sensor.rules.document import Document, RefusalError, documents, read
-from sensor.rules.ruleset import Ruleset, content_of, joined, rule_files
-from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
+from sensor.rules.filters import Filters, filter_of
+from sensor.rules.ruleset import Ruleset, content_of, filter_files, joined, rule_files
+from sensor.rules.setting import Placeholders, Setting
+from sensor.rules.unit import Compiled, Dormant, Refusal, Rule, Unit, digest
 
 
 class _File:
     """One file on its way to a unit."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, filters: Filters, placeholders: Placeholders) -> None:
         self.path = path
+        self.known = filters
+        self.placeholders = placeholders
         self.rules: list[Compiled] = []
         self.refused: list[Refusal] = []
+        self.warnings: list[Refusal] = []
+        self.dormant: list[Dormant] = []
+        self.filters: list[int] = []
+        self.narrowed: dict[str, None] = {}
 
     def unit(self) -> Unit:
         content = ""
@@ -36,26 +46,69 @@ class _File:
             found = False
             text = read(self.path)
             content = digest(text.encode())
-            for document in documents(text):
+            for document in collected(documents(text)):
                 found = True
-                self.document(document)
+                self.attempt(document, self.filter if "filter" in document.data else self.rule)
             if not found:
                 raise RefusalError("holds no rule", 1)
         except RefusalError as error:
             self.refuse(error.line, error.reason)
-        return Unit(str(self.path), content or content_of(self.path), tuple(self.rules), tuple(self.refused))
+        return Unit(
+            file=str(self.path),
+            content=content or content_of(self.path),
+            rules=tuple(self.rules),
+            refused=tuple(self.refused),
+            warnings=tuple(self.warnings),
+            dormant=tuple(self.dormant),
+            filters=tuple(self.filters),
+            narrowed=tuple(self.narrowed),
+        )
 
-    def document(self, document: Document) -> None:
+    def attempt(self, document: Document, what: Callable[[Document], None]) -> None:
         line = document.place.line
         try:
-            self.rules.append(compiled(parse.rule(document), str(self.path), line))
+            what(document)
         except RefusalError as error:
             self.refuse(error.line or line, error.reason)
         except Exception as error:  # pySigma meets YAML that it did not expect: the other rules go on
             self.refuse(line, f"pySigma cannot read it: {type(error).__name__}: {error}")
 
+    def filter(self, document: Document) -> None:
+        """What it narrows was told to every file before; here only what is wrong with it is found."""
+        filter_of(document)
+        self.filters.append(document.place.line)
+
+    def rule(self, document: Document) -> None:
+        line = document.place.line
+        narrowing, taken = self.known.narrowing(document.data)
+        loaded = parse.rule(document, self.placeholders, narrowing)
+        rules = [compiled(parsed, str(self.path), line) for parsed in loaded.parsed]
+        self.rules += rules
+        self.narrowed.update(dict.fromkeys(taken))
+        self.warnings += (Refusal(at or line, text) for at, text in loaded.warnings)
+        if loaded.dormant:
+            self.dormant.append(Dormant(loaded.id, line, f"{' '.join(loaded.title.split())}: {loaded.dormant}"))
+
     def refuse(self, line: int, reason: str) -> None:
         self.refused.append(Refusal(line or 1, reason))
+
+
+def filters_of(files: Iterable[Path]) -> Filters:
+    """Those that are right: what is wrong with one is said of its own file."""
+    filters = Filters()
+    for path in files:
+        try:
+            for document in collected(documents(read(path))):
+                if "filter" in document.data:
+                    _take(filters, document, path)
+        except RefusalError:
+            continue
+    return filters
+
+
+def _take(filters: Filters, document: Document, path: Path) -> None:
+    with contextlib.suppress(Exception):  # also what pySigma does not expect
+        filters.add(filter_of(document), f"{path}:{document.place.line}")
 
 
 def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
@@ -83,9 +136,16 @@ def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
     )
 
 
-def build(paths: Sequence[Path]) -> Ruleset:
-    """Every rule below `paths` (files or folders) that can be compiled, and what was refused."""
-    return joined(_File(path).unit() for path in rule_files(paths))
+def build(paths: Sequence[Path], placeholders: Placeholders | None = None) -> Ruleset:
+    """Every rule below `paths` (files or folders) that can be compiled, and what was refused. `placeholders`:
+    name to the values of `|expand`."""
+    files = rule_files(paths)
+    return joined(units_of(files, setting.of(placeholders, filter_files(files))))
+
+
+def units_of(files: Iterable[Path], using: Setting) -> list[Unit]:
+    filters = filters_of(map(Path, using.filters))
+    return [_File(path, filters, using.placeholders).unit() for path in files]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-going", action="store_true", help="status 0 although rules were refused")
     parser.add_argument("--quiet", action="store_true", help="do not name the refused rules: they are in the output")
     parser.add_argument("--files-from", type=Path, metavar="FILE", help="more paths, each ended by NUL or the end")
+    parser.add_argument("--setting", type=Path, metavar="FILE", help="JSON: placeholders, and files that hold filters")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     gc.disable()  # a process of one task, most of whose objects live to its end
     listed = options.files_from.read_bytes().split(b"\0") if options.files_from else []
     paths = [*options.paths, *(Path(os.fsdecode(name)) for name in listed if name)]
-    units = [_File(path).unit() for path in rule_files(paths)]
+    files = rule_files(paths)
+    using = setting.decode(options.setting.read_bytes()) if options.setting else setting.of(None, filter_files(files))
+    units = units_of(files, using)
     descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.msgpack.encode({one.file: msgspec.msgpack.encode(one) for one in units}))

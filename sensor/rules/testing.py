@@ -17,6 +17,7 @@ from sensor.rules import fields
 from sensor.rules.document import RefusalError, documents, read
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
+from sensor.rules.setting import Placeholders
 from sensor.rules.unit import Rule
 
 _NEUTRAL: dict[Any, Any] = {str: "", int: 0, bool: False, bytes: b""}
@@ -32,6 +33,7 @@ class Result(Struct, frozen=True):
     expected: bool  # must match
     ok: bool
     reason: str  # "" when ok
+    untested: bool = False  # there is no file of examples
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,15 +49,19 @@ class Examples(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def activity(category: str, event: dict[str, Any]) -> Activity:
-    """An activity with these fields (aliases too) and a neutral value for every other: empty text,
-    zero, false. Raises ValueError for a field or value that the category cannot have."""
+    """An activity with these fields (aliases too) and a neutral value for every other: empty text, zero, false.
+    `argv`: a list of text, else the words of CommandLine. Raises ValueError for a field or value that the category
+    cannot have."""
     if category not in fields.CATEGORIES:
         raise ValueError(f"{category!r} is no category")
     kind = fields.CATEGORIES[category]
     table = fields.of_category(category)
     hints = get_type_hints(kind)
     values: dict[str, Any] = {f.name: _NEUTRAL.get(hints[f.name]) for f in structs.fields(kind)}
-    for name, value in event.items():
+    for name, value in _with_argv(category, event).items():
+        if name == "argv" and isinstance(value, bytes):
+            values[name] = value
+            continue
         if name not in table:
             raise ValueError(fields.why_absent(category, str(name)))
         wanted = hints[table[name].attribute]
@@ -65,15 +71,30 @@ def activity(category: str, event: dict[str, Any]) -> Activity:
     return kind(**values)
 
 
-def run_examples(paths: Sequence[Path | str]) -> list[Result]:
+def _with_argv(category: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A command line has arguments: those of `argv`, a list, else its words."""
+    if category != "process_creation":
+        return event
+    argv = event.get("argv")
+    if isinstance(argv, list) and all(isinstance(word, str) for word in argv):
+        joined = {"CommandLine": " ".join(argv), **event}
+        return joined | {"argv": b"".join(word.encode() + b"\0" for word in argv)}
+    line = event.get("CommandLine")
+    if argv is None and isinstance(line, str) and line:
+        return event | {"argv": line.encode("utf-8", "replace").replace(b" ", b"\0") + b"\0"}
+    return event
+
+
+def run_examples(paths: Sequence[Path | str], placeholders: Placeholders | None = None) -> list[Result]:
     """Every example of every rule below `paths`, with the index and without. Raises RuleError where a
     rule is broken; what is wrong with the examples is a Result that is not ok."""
-    ruleset = load(paths, None)
+    ruleset = load(paths, None, placeholders=placeholders)
     engines = (Engine(ruleset), Engine(ruleset, prefilter=False))
-    files = [rule.file for rule in ruleset.rules]
+    rules = {rule.id: rule for rule in reversed(ruleset.rules)}  # one for several categories is there several times
+    files = [rule.file for rule in rules.values()]
     return [
         result
-        for rule in ruleset.rules
+        for rule in reversed(rules.values())
         for result in _of_rule(rule, alone=files.count(rule.file) == 1, engines=engines)
     ]
 
@@ -81,6 +102,10 @@ def run_examples(paths: Sequence[Path | str]) -> list[Result]:
 def _of_rule(rule: Rule, alone: bool, engines: tuple[Engine, Engine]) -> Iterator[Result]:
     if not alone:
         yield _result(rule, "", True, "several rules in one file cannot have examples: one file each")
+        return
+    if not examples_file(Path(rule.file)).exists():
+        reason = f"has no examples in {examples_file(Path(rule.file)).name}"
+        yield Result(rule.id, rule.title, rule.file, "", True, False, reason, untested=True)
         return
     try:
         examples = _read(Path(rule.file))
@@ -122,7 +147,7 @@ def _fault(rule: Rule, item: Example, expected: bool, engines: Iterable[Engine])
         event = activity(item.category or rule.category, item.event)
     except ValueError as error:
         return str(error)
-    indexed, plain = (rule in engine.match(event) for engine in engines)
+    indexed, plain = (any(rule.id == found.id for found in engine.match(event)) for engine in engines)
     if indexed != plain:
         return "matches with the index but not without" if indexed else "the index does not find it"
     if any(rule.id in engine.errors for engine in engines):

@@ -48,13 +48,26 @@ class Refusal(Struct, frozen=True):
     reason: str
 
 
+class Dormant(Struct, frozen=True):
+    """A rule that is right, and can match no event of ours."""
+
+    id: str
+    line: int
+    reason: str  # its title, and what is missing
+
+
 class Unit(Struct, frozen=True):
-    """`content`: the digest of the bytes that were read."""
+    """`content`: the digest of the bytes that were read. `rules`: a rule for several categories is there once for each,
+    under the same id. `filters`: lines of its own filters. `narrowed`: `file:line` of those that its rules took."""
 
     file: str
     content: str
     rules: tuple[Compiled, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    warnings: tuple[Refusal, ...] = ()
+    dormant: tuple[Dormant, ...] = ()
+    filters: tuple[int, ...] = ()
+    narrowed: tuple[str, ...] = ()
 
 
 def digest(*parts: bytes) -> str:

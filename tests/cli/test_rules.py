@@ -53,7 +53,40 @@ def test_rules_are_listed_in_80_columns_and_in_json(
 def test_rules_that_hold_are_checked(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "check", "--config", config]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("1 rules, 2 examples, 0 failed\n", "")
+    said = "1 rules, 2 examples, 0 failed\nloaded 1 of 1 (100 %), 1 can match\n"
+    assert (out, err) == (said, "")
+
+
+def test_rules_that_cannot_match_here_are_counted_by_what_is_missing_and_0(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RULE.replace("category: process_creation", "service: sudo").replace("{Image", "{USER")
+    texts = [log, log, RULE.replace("{Image", "{Imago"), RULE.replace("/xmrig}", "/xmrig, LogonId: 1}")]
+    texts.append(RULE.replace("{Image|endswith: /xmrig}", "[{Image|endswith: /x}, {Hashes: x}]"))
+    for number, text in enumerate(texts):
+        (tmp_path / f"rules/r{number}.yml").write_text(text.replace("0001\n", f"1{number:03}\n"))
+    assert main(["rules", "check", "--config", config]) == 0
+    out, err = capsys.readouterr()
+    assert out == (
+        "2 rules, 2 examples, 0 failed, 1 rules without examples\n"
+        "loaded 6 of 6 (100 %), 2 can match\n"
+        "dormant 4, for want of:\n"
+        "     2  service sudo (its log is not read)\n"
+        "     1  field Imago\n"
+        "     1  field LogonId\n"
+    )
+    assert f"{tmp_path}/rules/r2.yml:8: warning: process_creation has no field 'Imago'; did you mean 'Image'?" in err
+    assert len(err.splitlines()) == 3
+
+
+def test_refused_rules_count_against_the_coverage_and_1(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rules/b.yml").write_text(RULE.replace("|endswith", "|ends"))
+    assert main(["rules", "check", "--config", config]) == 1
+    out, err = capsys.readouterr()
+    assert out == "loaded 1 of 2 (50 %), 1 can match\nrefused 1, each named above\n"
+    assert err == f"{tmp_path}/rules/b.yml:8: Unknown modifier 'ends'\n"
 
 
 def test_an_example_that_fails_is_named_and_1(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,11 +28,11 @@ def rule_text(detection: str, category: str = "process_creation", rule_id: str =
     return textwrap.dedent(head) + textwrap.indent(textwrap.dedent(detection).strip("\n"), "  ") + "\n"
 
 
-def build(*texts: str) -> Ruleset:
+def build(*texts: str, placeholders: dict[str, list[str]] | None = None) -> Ruleset:
     with tempfile.TemporaryDirectory() as folder:
         for number, text in enumerate(texts):
             (Path(folder) / f"r{number:03}.yml").write_text(text, encoding="utf-8")
-        return sigma.build([Path(folder)])
+        return sigma.build([Path(folder)], placeholders)
 
 
 def matches(detection: str, event: dict[str, Any], category: str = "process_creation") -> bool:

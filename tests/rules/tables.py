@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sensor.rules import fields
+from sensor.rules import fields, taxonomy
 
 BEGIN = "<!-- generated: python -m tests.rules.tables -->"
 END = "<!-- end of what is generated -->"
@@ -36,9 +36,14 @@ def catalogue_table(rules: Path) -> str:
     return "\n".join(lines)
 
 
+def fields_tables() -> str:
+    """Our own names, then the foreign ones that stand for them."""
+    return f"{fields.markdown()}\n{taxonomy.markdown()}"
+
+
 def main() -> None:
     rules = Path(__file__).resolve().parents[2] / "rules"
-    for name, table in (("FIELDS.md", fields.markdown()), ("CATALOGUE.md", catalogue_table(rules))):
+    for name, table in (("FIELDS.md", fields_tables()), ("CATALOGUE.md", catalogue_table(rules))):
         path = rules / name
         path.write_text(regenerated(path.read_text(), table))
 

@@ -14,7 +14,7 @@ from sensor.rules import fields
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
 from sensor.rules.testing import activity, examples_file, run_examples
-from tests.rules.tables import catalogue_table, regenerated
+from tests.rules.tables import catalogue_table, fields_tables, regenerated
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
@@ -32,6 +32,11 @@ def document(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return Engine(load([RULES], None))
+
+
+def test_no_rule_names_what_is_not_there() -> None:
+    loaded = load([RULES], None)
+    assert (loaded.warnings, loaded.dormant) == ((), ())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
@@ -92,4 +97,4 @@ def test_ordinary_work_raises_nothing_above_low(engine: Engine, item: dict[str, 
 @pytest.mark.parametrize("name", ["FIELDS.md", "CATALOGUE.md"])
 def test_generated_tables_are_true(name: str) -> None:
     text = (RULES / name).read_text()
-    assert regenerated(text, fields.markdown() if name == "FIELDS.md" else catalogue_table(RULES)) == text
+    assert regenerated(text, fields_tables() if name == "FIELDS.md" else catalogue_table(RULES)) == text

@@ -15,6 +15,7 @@ from sensor.errors import RuleError
 from sensor.rules import children, ir
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import CACHE_FILE, load
+from sensor.rules.setting import Setting
 from sensor.rules.testing import activity
 from sensor.rules.unit import expression_of
 from tests.rules.helpers import rule_text
@@ -38,10 +39,10 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     real = children.Children.__init__
 
-    def counted(self: children.Children, files: list[Path]) -> None:
+    def counted(self: children.Children, files: list[Path], using: Setting) -> None:
         if files:
             calls.append(len(files))
-        real(self, files)
+        real(self, files, using)
 
     monkeypatch.setattr(children.Children, "__init__", counted)
     return calls
@@ -49,7 +50,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def break_one(folder: Path) -> Path:
     path = folder / "broken.yml"
-    path.write_text(rule_text("s:\n  Nope: /x\ncondition: s"))
+    path.write_text(rule_text("s:\n  Image|nope: /x\ncondition: s"))
     return path
 
 
@@ -132,6 +133,19 @@ def test_a_rule_can_be_read_and_its_tree_had_again(folder: Path, tmp_path: Path)
     assert expression_of(loaded.compiled[0]) == ir.Text("Image", "exact", "/x", cased=False)
 
 
+def test_values_of_placeholders_reach_the_child_and_others_are_not_served_from_the_cache(
+    tmp_path: Path, compiles: list[int]
+) -> None:
+    (tmp_path / "r.yml").write_text(rule_text("s:\n  User|expand: '%admins%'\ncondition: s"))
+    for name in ("ops", "root"):
+        loaded = load([tmp_path / "r.yml"], tmp_path / "cache", placeholders={"admins": ("x", name)})
+        assert Engine(loaded).match(activity("process_creation", {"User": name}))
+        assert not Engine(loaded).match(activity("process_creation", {"User": "ann"}))
+    assert len(compiles) == 2
+    with pytest.raises(RuleError, match=r"r\.yml:9: placeholder %admins% has no value: give it one under rules"):
+        load([tmp_path / "r.yml"], tmp_path / "cache")
+
+
 @pytest.mark.parametrize("damage", ["bit", "short", "empty", "garbage", "mode", "link", "folder", "fifo", "type"])
 def test_a_cache_that_cannot_be_trusted_is_not_used(
     folder: Path, tmp_path: Path, compiles: list[int], damage: str
@@ -189,7 +203,7 @@ def test_broken_rules_stop_the_load_and_each_is_named(folder: Path, tmp_path: Pa
         with pytest.raises(RuleError) as caught:
             load([folder], tmp_path)
         first, second = str(caught.value).split("\n")
-        assert first == f"{path}:9: process_creation has no field 'Nope'"
+        assert first == f"{path}:9: Unknown modifier 'nope'"
         assert second.startswith(f"{folder / 'worse.yml'}:2: YAML: ")
     assert len(compiles) == 1
 
@@ -198,7 +212,7 @@ def test_keep_going_loads_the_others_and_lists_the_broken(folder: Path, tmp_path
     path = break_one(folder)
     loaded = load([folder], tmp_path, keep_going=True)
     assert len(loaded.rules) == 2
-    assert loaded.refused == (f"{path}:9: process_creation has no field 'Nope'",)
+    assert loaded.refused == (f"{path}:9: Unknown modifier 'nope'",)
     assert load([folder], tmp_path, keep_going=True) == loaded
 
 
@@ -224,7 +238,7 @@ def test_the_command_itself(folder: Path, tmp_path: Path, flags: list[str], stat
     command = [sys.executable, "-m", "sensor.rules.sigma", *flags, "--output", str(tmp_path / "out"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert done.stderr == f"{path}:9: process_creation has no field 'Nope'\n"
+    assert done.stderr == f"{path}:9: Unknown modifier 'nope'\n"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
 
 

@@ -100,6 +100,13 @@ METRICS: tuple[Metric, ...] = (
         most=16384,
     ),
     Metric(
+        "pinfold_correlation_evicted_total",
+        "counter",
+        "What correlations gave up: groups that were too many, oldest first; a group's values; events that were late.",
+        ("what",),
+        (("groups", "items", "late"),),
+    ),
+    Metric(
         "pinfold_responses_total",
         "counter",
         "Responses by outcome; `would` is monitor mode or disarmed.",

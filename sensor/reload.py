@@ -92,7 +92,7 @@ class Reload:
         self._kernel.apply_flow_settings()
         self._guard.reloaded(config)
         self._network.reload(config)
-        self._pipeline.engine = engine
+        self._pipeline.use(engine)
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)
         self._reports.rules_loaded(len(ruleset.refused))

@@ -25,7 +25,7 @@ LAYERS = (
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules", "say"},
     {"detect", "respond", "trajectories"},
-    {"control", "kernel"},
+    {"control", "correlating", "kernel"},
     {"network"},
     {"guard"},
     {"pipeline"},

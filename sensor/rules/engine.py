@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sensor.events.activity import Activity
 from sensor.rules import compile as compiler
+from sensor.rules.correlation.model import Correlation
 from sensor.rules.fields import CATEGORIES
 from sensor.rules.ruleset import Rule, Ruleset
 
@@ -37,7 +38,10 @@ class Engine:
         self.rules = ruleset.rules
         self.source = ruleset.source
         self.unindexed = ruleset.unindexed
-        self.hits: dict[str, int] = {rule.id: 0 for rule in ruleset.rules}
+        self.correlations = ruleset.correlations
+        self.all: tuple[Rule | Correlation, ...] = (*ruleset.rules, *ruleset.correlations)
+        self.silent = frozenset(ruleset.silent)  # matched for correlations alone
+        self.hits: dict[str, int] = {rule.id: 0 for rule in self.all}
         self.errors: dict[str, int] = {}
         self.index_errors = 0  # events for which the index itself raised, and every rule was evaluated
         self._prefilter = prefilter

@@ -44,11 +44,11 @@ class Parsed(Struct, frozen=True):
 def rule(document: Document) -> Parsed:
     """Raises RefusalError with the line of what is wrong."""
     data, place = document.data, document.place
-    for key, what in (("correlation", "correlation rules"), ("filter", "filters"), ("action", "rule collections")):
+    for key, what in (("filter", "filters"), ("action", "rule collections")):
         if key in data:
             raise RefusalError(f"{what} are not supported", place.at(key).line)
     category = _category(data, place)
-    meta = _metadata(data, place)
+    meta = metadata(data, place)
     return Parsed(
         id=str(meta.id),
         title=meta.title,
@@ -79,7 +79,7 @@ def _category(data: dict[str, Any], place: Place) -> str:
     return category
 
 
-def _metadata(data: dict[str, Any], place: Place) -> SigmaRule:
+def metadata(data: dict[str, Any], place: Place) -> SigmaRule:
     """All but the detection, which has its own lines. Title, id and level are what detections carry."""
     for key in ("title", "id", "level"):
         if not isinstance(data.get(key), str):

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from sensor.errors import RuleError
+from sensor.rules.correlation.model import Correlation
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,15 @@ class Rule(Struct, frozen=True):
 
 class Ruleset(Struct, frozen=True):
     """`source` is Python for `engine`; `refused` holds `file:line: reason` lines; `unindexed` the ids of
-    rules that are evaluated for every event of their category, since nothing in them can be looked up."""
+    rules that are evaluated for every event of their category, since nothing in them can be looked up;
+    `silent` those of rules and correlations that are only there to be referred to."""
 
     rules: tuple[Rule, ...]
     source: str
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
+    correlations: tuple[Correlation, ...] = ()
+    silent: tuple[str, ...] = ()
 
 
 def rule_files(paths: Iterable[Path | str]) -> list[Path]:
@@ -88,7 +92,7 @@ def _key(files: Sequence[Path]) -> bytes:
     """A digest of the compiler's own source, its interpreter, and each rule file's path and content."""
     digest = hashlib.sha256(sys.version.encode())
     package = Path(__file__).parent
-    sources = [*sorted(package.glob("*.py")), package.parent / "events" / "activity.py"]
+    sources = [*sorted(package.rglob("*.py")), package.parent / "events" / "activity.py"]
     for path in [*sources, *files]:
         try:
             content = path.read_bytes()

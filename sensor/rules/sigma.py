@@ -17,6 +17,7 @@ import msgspec
 
 from sensor.rules import compile as compiler
 from sensor.rules import need, parse
+from sensor.rules.correlation.resolve import References
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.ruleset import Rule, Ruleset, rule_files
 
@@ -28,6 +29,7 @@ class _Loader:
         self.predicates: list[str] = []
         self.refused: list[str] = []
         self.places: dict[str, str] = {}  # rule id to file:line
+        self.references = References()
 
     def file(self, path: Path) -> None:
         try:
@@ -43,7 +45,12 @@ class _Loader:
     def document(self, path: Path, document: Document) -> None:
         line = document.place.line
         try:
-            self.add(path, line, parse.rule(document))
+            if "correlation" in document.data:
+                self.places[self.references.correlation(path, document)] = f"{path}:{line}"
+                return
+            parsed = parse.rule(document)
+            self.add(path, line, parsed)
+            self.references.rule(parsed, document)
         except RefusalError as error:
             self.refuse(path, error.line or line, error.reason)
         except Exception as error:  # pySigma meets YAML that it did not expect: the other rules go on
@@ -69,11 +76,16 @@ class _Loader:
     def ruleset(self) -> Ruleset:
         categories = [parsed.category for parsed in self.parsed]
         needs = [need.of_rule(parsed.expression, parsed.category) for parsed in self.parsed]
+        resolved = self.references.resolve()
+        for refusal in resolved.refused:
+            self.refuse(*refusal)
         return Ruleset(
             rules=tuple(self.rules),
             source=compiler.module(self.predicates, categories, needs),
             refused=tuple(self.refused),
             unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
+            correlations=resolved.correlations,
+            silent=resolved.silent,
         )
 
 

@@ -107,6 +107,11 @@ METRICS: tuple[Metric, ...] = (
         (("groups", "items", "late"),),
     ),
     Metric(
+        "pinfold_correlation_state_failures_total",
+        "counter",
+        "Times that what correlations hold could not be written down: after a restart they say partial.",
+    ),
+    Metric(
         "pinfold_responses_total",
         "counter",
         "Responses by outcome; `would` is monitor mode or disarmed.",

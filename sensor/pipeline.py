@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sensor.correlating import Correlating
+from sensor.correlating.live import Correlating
 from sensor.detect.world import Inversion
 from sensor.enrich.enricher import WATCHED, Enricher
 from sensor.events import layouts

@@ -111,6 +111,11 @@ class Correlator:
                 found.update(part.rule for part in state.rule.parts)
         return found
 
+    @property
+    def closing(self) -> bool:
+        """Whether windows wait for their end."""
+        return any(state.total and not state.rule.prompt for state in self.states.values())
+
     # From an activity to hits.
 
     def hits(self, rule: str, activity: Activity) -> list[Hit]:

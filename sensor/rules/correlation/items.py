@@ -74,3 +74,8 @@ class Items:
 
 def bounded(number: int) -> int:
     return max(-_MOST, min(_MOST, number))
+
+
+def columns(items: int) -> int:
+    """How many numbers so many items have besides their times."""
+    return items * _ROW

@@ -111,6 +111,7 @@ class Daemon:
             self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
+        self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
         self._pipeline.correlating.remember(Memory(config.paths.state), recovery.last_event, log)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
@@ -327,6 +328,7 @@ class Daemon:
     def _stop(self) -> None:
         self._notifier.send("STOPPING=1")
         self._drain()
+        self._pipeline.end()
         self._link.close()
         self._network.close()
         self._guard.close()

@@ -35,6 +35,7 @@ from sensor.network import Network
 from sensor.respond.containment import escape_of
 from sensor.respond.responder import Responder
 from sensor.rules.engine import Engine
+from sensor.rules.folding import Folded, Folding
 from sensor.rules.ruleset import Rule
 
 Watched = Callable[[Cgroup], None]
@@ -62,6 +63,7 @@ class Pipeline:
         self.enricher = enricher
         self.engine = engine
         self.correlating = Correlating(engine, metrics)
+        self.folding = Folding(0, 0)
         self.log = log
         self.responder = responder
         self.metrics = metrics
@@ -143,6 +145,23 @@ class Pipeline:
         self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
         for detection in self.correlating.tick(monotonic_ns):
             self._detected(detection)
+        self._tell_folded(self.folding.tick(monotonic_ns))
+
+    def fold(self, seconds: int, most_per_minute: int) -> None:
+        """As the settings have it, from here on."""
+        self._tell_folded(self.folding.tick(None))
+        self.folding = Folding(seconds, most_per_minute)
+
+    def end(self) -> None:
+        """Nothing more will come: what is only told later is told now."""
+        self._tell_folded(self.folding.tick(None))
+
+    def _tell_folded(self, over: list[Folded]) -> None:
+        for each in over:
+            fields = {"detection": each.detection, "rule": each.rule_id, "title": each.rule_title, "level": each.level}
+            times = {"count": each.count, "first_ns": each.first_ns, "last_ns": each.last_ns, "why": each.why}
+            sandbox = {"SandboxId": each.sandbox_id, "SandboxName": each.sandbox_name}
+            self.log.add_notice("repeats of a detection were folded", **fields, **times, **sandbox)
 
     @property
     def busy(self) -> bool:
@@ -219,6 +238,9 @@ class Pipeline:
 
     def _detected(self, detection: Detection) -> None:
         name, activity = detection.id, detection.activity
+        if not self.responder.answers(detection) and self.folding.fold(detection, activity.monotonic_ns):
+            self.metrics.count("pinfold_detections_folded_total", (detection.rule_id, detection.level))
+            return
         self.detections[activity.SandboxId] = self.detections.get(activity.SandboxId, 0) + 1
         silences = self.responder.silences
         silent = silences is not None and silences.matches(detection)

@@ -93,6 +93,7 @@ class Reload:
         self._guard.reloaded(config)
         self._network.reload(config)
         self._pipeline.use(engine)
+        self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)
         self._reports.rules_loaded(len(ruleset.refused))

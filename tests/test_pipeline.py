@@ -53,7 +53,7 @@ class Acting:
         self.run = run
         self.asked: list[str] = []
         self.on_disk: list[list[str]] = []  # kinds of the lines in the file at the moment of each act
-        self.silent, self.silences = False, None
+        self.silent, self.silences, self.answers = False, None, lambda _: not self.silent
 
     def respond(self, detection: Detection) -> list[Response]:
         self.asked.append(detection.id)

@@ -43,7 +43,8 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
     ruleset = load(_where(config_path, paths), None, keep_going=True)
-    emit(output, [asdict(rule) for rule in ruleset.rules], _COLUMNS, "no rules")
+    correlations = [each.summary for each in ruleset.correlations]
+    emit(output, [*(asdict(rule) for rule in ruleset.rules), *correlations], _COLUMNS, "no rules")
     return _say(ruleset.refused)
 
 
@@ -64,7 +65,7 @@ def check(config_path: str | None, paths: tuple[str, ...]) -> int:
         return _say(ruleset.refused)  # examples run over whole rule sets only
     results = run_examples(where)
     failed = [result for result in results if not result.ok]
-    click.echo(f"{len(ruleset.rules)} rules, {len(results)} examples, {len(failed)} failed")
+    click.echo(f"{len(ruleset.rules) + len(ruleset.correlations)} rules, {len(results)} examples, {len(failed)} failed")
     return _say(_failures(failed))
 
 

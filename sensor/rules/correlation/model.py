@@ -63,6 +63,12 @@ class Correlation(Struct, frozen=True):
     digest: str
 
     @property
+    def summary(self) -> dict[str, object]:
+        """What is told of any rule."""
+        names = ("id", "title", "level", "status", "tags", "file", "description", "falsepositives", "references")
+        return {name: getattr(self, name) for name in names} | {"category": self.category}
+
+    @property
     def prompt(self) -> bool:
         """More events can only make it true, so that it is asked at each. Else it is asked when its window closes."""
         return (

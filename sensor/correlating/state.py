@@ -22,7 +22,7 @@ from sensor.rules.correlation.correlator import Correlator, Hit
 
 CHECKPOINT, JOURNAL = "correlations.state", "correlations.journal"
 MOST_BYTES = 64 * 1024 * 1024
-FULL_JOURNAL = 2 * 1024 * 1024  # then a checkpoint is due
+FULL_JOURNAL = 2 * 1024 * 1024  # then a checkpoint is due, unless that would write more than the journal did
 MOST_JOURNAL = 16 * 1024 * 1024
 VERSION = 1
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -71,6 +71,7 @@ class Memory:
         self._sequence = 0
         self._journal = -1
         self._size = 0
+        self._full = FULL_JOURNAL
         self._now: list[bytes] = []
         self._later: list[bytes] = []
         self._unwritten = 0  # hits in _now
@@ -156,7 +157,7 @@ class Memory:
     @property
     def due(self) -> bool:
         """Whether a checkpoint is wanted."""
-        return self._size > FULL_JOURNAL or self._journal < 0
+        return self._size > self._full or self._journal < 0
 
     @property
     def settled(self) -> bool:
@@ -185,6 +186,7 @@ class Memory:
             )
             payload = _encoder.encode(kept)
             self._checkpoint.write(hashlib.sha256(payload).digest() + payload)
+            self._full = max(FULL_JOURNAL, min(len(payload), MOST_JOURNAL // 2))
             self._close()
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._journal = os.open(self._path, flags, 0o600)

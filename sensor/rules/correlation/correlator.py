@@ -18,9 +18,10 @@ from sensor.rules.correlation.model import MEASURED, Correlation, Key, Value
 
 MOST_GROUPS = 10_000  # of one correlation
 SANDBOX_SHARE = 8  # one sandbox has at most this part of them: its noise must not push out the others
-MOST_COST = 480_000  # of all: an item costs 1, some 48 bytes, and a group as much as ten
+MOST_COST = 540_000  # of all: an item costs 1, some 48 bytes, and a group as much as ten
 GROUP_COST = 10
-SUBJECT_COST = 16
+ITEM_BYTES = 48
+SWEEP_NS = 5_000_000_000  # between two looks for groups that nothing can come of: it only frees memory
 MOST_CHARACTERS = 128  # of a group's value; a longer one ends in its digest
 
 Group = Sliding | Ordered | Closing
@@ -53,11 +54,12 @@ class Fired(Struct, frozen=True):
 class State:
     """Of one correlation. `since_ns`: from when on all that belongs to it was seen."""
 
-    __slots__ = ("cost", "groups", "rule", "since_ns", "total")
+    __slots__ = ("cost", "groups", "rule", "since_ns", "sweep_ns", "total")
 
     def __init__(self, rule: Correlation, since_ns: int) -> None:
         self.rule = rule
         self.since_ns = since_ns
+        self.sweep_ns = 0
         self.groups: dict[
             int, dict[bytes, tuple[tuple[Value, ...], Any]]
         ] = {}  # by sandbox, those untouched longest first
@@ -67,7 +69,7 @@ class State:
 
 def cost(group: Group) -> int:
     if isinstance(group, Closing):
-        return GROUP_COST + SUBJECT_COST + len(group.items)
+        return GROUP_COST + (len(group.subject) + len(group.following)) // ITEM_BYTES + len(group.items)
     if isinstance(group, Ordered):
         held = sum(len(chain.items) for begun in group.begun for chain in begun if chain is not None)
         return GROUP_COST + 4 * (len(group.young) + held)
@@ -234,6 +236,9 @@ class Correlator:
         """Windows that are over are judged, and groups that nothing can come of are let go."""
         fired: list[Fired] = []
         for state in self.states.values():
+            if state.rule.prompt and now_ns < state.sweep_ns:
+                continue
+            state.sweep_ns = now_ns + SWEEP_NS
             for sandbox in list(state.groups):
                 if state.rule.prompt:
                     self._expire(state, sandbox, now_ns)

@@ -69,6 +69,8 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
     paths: tuple[str, ...] = ()  # folders or files; empty: the rules that pinfold ships
     keep_going: bool = False  # load the rest when a rule is broken
     placeholders: dict[str, tuple[str, ...]] = {}  # what %name% stands for in values with |expand
+    fold_seconds: int = 60  # repeats of a detection within it are counted, not told; 0: all are told
+    most_per_minute: int = 600  # detections of one rule in one sandbox; further ones are counted; 0: no limit
 
 
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,6 +166,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from example_problems(("examples",), config.examples, config.classes)
     yield from _size_problems(config)
     yield from _path_problems(config)
+    yield from _rule_problems(config)
     yield from dns_problems(config.dns)
     yield from flow_problems(config.flows)
     yield from detect_problems(config.detect)
@@ -251,6 +254,12 @@ def _size_problems(config: Config) -> Iterator[Problem]:
     # At least one rotated file: the last event that was written may stand in it after a rotation.
     if not 1 <= config.log.keep <= 1000:
         yield Problem(("log", "keep"), "1 to 1000", found(config.log.keep))
+
+
+def _rule_problems(config: Config) -> Iterator[Problem]:
+    for name, most in (("fold_seconds", 86400), ("most_per_minute", 1_000_000)):
+        if not 0 <= (value := cast(int, getattr(config.rules, name))) <= most:
+            yield Problem(("rules", name), f"0 to {most}", found(value))
 
 
 def _path_problems(config: Config) -> Iterator[Problem]:

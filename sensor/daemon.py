@@ -19,6 +19,7 @@ from sensor.bpf.ring import Ring
 from sensor.bpf.selftest import SelfTest
 from sensor.config import Config, complete, load, rule_paths
 from sensor.control.listeners import Listener, listen_when_free, protected_ports
+from sensor.correlating.state import Memory
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.sandboxes.cgroupfs import find_cgroup2_mount
 from sensor.errors import HostError, PinfoldError, RefusedError
@@ -109,6 +110,8 @@ class Daemon:
             self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
+        self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
+        self._pipeline.correlating.remember(Memory(config.paths.state), recovery.last_event, log)
         for path in responder.recover():
             self._say(f"{path!a} was left frozen by a kill that a crash cut short, and is thawed", cgroup=path)
         self._begin(listeners)
@@ -325,11 +328,13 @@ class Daemon:
     def _stop(self) -> None:
         self._notifier.send("STOPPING=1")
         self._drain()
+        self._pipeline.end()
         self._link.close()
         self._network.close()
         self._guard.close()
         self._hand.close()
         self._log.close()
+        self._pipeline.correlating.close()
         say("stopped; the probes stay pinned, what they enforce holds and events wait for the next start")
 
 

@@ -100,6 +100,26 @@ METRICS: tuple[Metric, ...] = (
         most=16384,
     ),
     Metric(
+        "pinfold_detections_folded_total",
+        "counter",
+        "Repeats that were counted and not told: of a detection, or beyond a rule's rate in a sandbox.",
+        ("rule", "level"),
+        ((), LEVELS),
+        most=16384,
+    ),
+    Metric(
+        "pinfold_correlation_evicted_total",
+        "counter",
+        "What correlations gave up: groups that were too many, oldest first; a group's values; events that were late.",
+        ("what",),
+        (("groups", "items", "late"),),
+    ),
+    Metric(
+        "pinfold_correlation_state_failures_total",
+        "counter",
+        "Times that what correlations hold could not be written down: after a restart they say partial.",
+    ),
+    Metric(
         "pinfold_responses_total",
         "counter",
         "Responses by outcome; `would` is monitor mode or disarmed.",

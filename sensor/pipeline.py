@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from sensor.correlating.live import Correlating
 from sensor.detect.world import Inversion
 from sensor.enrich.enricher import WATCHED, Enricher
 from sensor.events import layouts
@@ -34,6 +35,7 @@ from sensor.network import Network
 from sensor.respond.containment import escape_of
 from sensor.respond.responder import Responder
 from sensor.rules.engine import Engine
+from sensor.rules.folding import Folded, Folding
 from sensor.rules.unit import Rule
 
 Watched = Callable[[Cgroup], None]
@@ -42,7 +44,7 @@ _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
 class Pipeline:
-    """`watched` is told of parents of sandboxes that come and go. `engine` is replaced by a reload.
+    """`watched` is told of parents of sandboxes that come and go.
 
     Records of the sandbox `aside_id` go to `aside` and nowhere else: the self-test's are nobody's."""
 
@@ -60,6 +62,8 @@ class Pipeline:
         self.decoder = Decoder()
         self.enricher = enricher
         self.engine = engine
+        self.correlating = Correlating(engine, metrics)
+        self.folding = Folding(0, 0)
         self.log = log
         self.responder = responder
         self.metrics = metrics
@@ -75,6 +79,11 @@ class Pipeline:
         self._replay = recovery.last_event or (0, -1)
         self._told = recovery.pending_detections
         self._settled = recovery.settled
+
+    def use(self, engine: Engine) -> None:
+        """Other rules, from here on."""
+        self.engine = engine
+        self.correlating.use(engine)
 
     def close_intents(self, recovery: Recovery) -> None:
         """An intent of the last run that has no outcome gets one, unless its event is replayed and answered
@@ -134,6 +143,25 @@ class Pipeline:
             self._take(activity)
         self._last = (0, 0)
         self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
+        for detection in self.correlating.tick(monotonic_ns):
+            self._detected(detection)
+        self._tell_folded(self.folding.tick(monotonic_ns))
+
+    def fold(self, seconds: int, most_per_minute: int) -> None:
+        """As the settings have it, from here on."""
+        self._tell_folded(self.folding.tick(None))
+        self.folding = Folding(seconds, most_per_minute)
+
+    def end(self) -> None:
+        """Nothing more will come: what is only told later is told now."""
+        self._tell_folded(self.folding.tick(None))
+
+    def _tell_folded(self, over: list[Folded]) -> None:
+        for each in over:
+            fields = {"detection": each.detection, "rule": each.rule_id, "title": each.rule_title, "level": each.level}
+            times = {"count": each.count, "first_ns": each.first_ns, "last_ns": each.last_ns, "why": each.why}
+            sandbox = {"SandboxId": each.sandbox_id, "SandboxName": each.sandbox_name}
+            self.log.add_notice("repeats of a detection were folded", **fields, **times, **sandbox)
 
     @property
     def busy(self) -> bool:
@@ -193,7 +221,10 @@ class Pipeline:
         key = (activity.SandboxId, activity.category)
         self.tally[key] = self.tally.get(key, 0) + 1
         for rule in self.engine.match(activity):
-            self._detected(rule, activity)
+            if rule.id not in self.engine.silent:
+                self._detected(_detection(rule, activity))
+            for detection in self.correlating.observe(rule.id, activity):
+                self._detected(detection)
         if type(activity) is NetworkConnection:
             self.metrics.count("pinfold_connects_total", (activity.Verdict,), activity.Count)
         elif type(activity) is DeviceAccess:
@@ -205,15 +236,17 @@ class Pipeline:
             self.metrics.count("pinfold_protocols_total", (activity.ApplicationProtocol,))
         self.log.add_activity(activity)
 
-    def _detected(self, rule: Rule, activity: AnyActivity) -> None:
-        name = f"{event_id(activity.generation, activity.position)}/{rule.id}"
-        detection = Detection(name, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, activity)
+    def _detected(self, detection: Detection) -> None:
+        name, activity = detection.id, detection.activity
+        if not self.responder.answers(detection) and self.folding.fold(detection, activity.monotonic_ns):
+            self.metrics.count("pinfold_detections_folded_total", (detection.rule_id, detection.level))
+            return
         self.detections[activity.SandboxId] = self.detections.get(activity.SandboxId, 0) + 1
         silences = self.responder.silences
         silent = silences is not None and silences.matches(detection)
         # What is silenced pages nobody; it is detected and logged like anything else.
         counted = "pinfold_detections_silenced_total" if silent else "pinfold_detections_total"
-        self.metrics.count(counted, (rule.id, rule.level))
+        self.metrics.count(counted, (detection.rule_id, detection.level))
         if not activity.Existing:
             delay = time.monotonic_ns() - activity.monotonic_ns
             self.metrics.observe("pinfold_detection_latency_seconds", max(0, delay) / 1e9)
@@ -227,6 +260,11 @@ class Pipeline:
         self.log.add_response(response)
         if response.outcome == "intent":
             self.log.flush()
+
+
+def _detection(rule: Rule, activity: AnyActivity) -> Detection:
+    name = f"{event_id(activity.generation, activity.position)}/{rule.id}"
+    return Detection(name, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, activity)
 
 
 def _event_of(detection_id: str) -> tuple[int, int]:

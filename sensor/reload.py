@@ -95,7 +95,8 @@ class Reload:
         self._network.reload(config)
         self._kernel.leave_out(ruleset.pushdown)
         engine.inherit(self._pipeline.engine)
-        self._pipeline.engine = engine
+        self._pipeline.use(engine)
+        self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)
         self._reports.rules_loaded(len(ruleset.refused))

@@ -63,9 +63,9 @@ class Reports:
 
     def rules_loaded(self, refused: int) -> None:
         engine = self._pipeline.engine
-        self._metrics.gauge("pinfold_rules", ("loaded",), len(engine.hits))
+        self._metrics.gauge("pinfold_rules", ("loaded",), len(engine.all))
         self._metrics.gauge("pinfold_rules", ("refused",), refused)
-        self._metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.rules))
+        self._metrics.initialise("pinfold_detections_total", ((rule.id, rule.level) for rule in engine.all))
 
     def before_drain(self, used: int) -> None:
         """How full the ring was, of which the highest of each second is told: after a drain it is empty."""
@@ -117,7 +117,7 @@ class Reports:
                     before[reason] = count
 
     def summary(self) -> str:
-        rules, sandboxes = len(self._pipeline.engine.hits), len(self._enricher.sandboxes)
+        rules, sandboxes = len(self._pipeline.engine.all), len(self._enricher.sandboxes)
         return f"{rules} rules, {sandboxes} sandboxes, probes {self._kernel.generation.folder.name}"
 
     def status(self, armed: bool) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Reports:
             "version": __version__,
             "generation": f"{self._kernel.generation.number:x}",
             "armed": armed,
-            "rules": len(self._pipeline.engine.hits),
+            "rules": len(self._pipeline.engine.all),
             "sandboxes": len(self._enricher.sandboxes),
             "lost": self._losses.total,
             "features": self._kernel.features,

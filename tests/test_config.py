@@ -168,6 +168,8 @@ def test_what_is_no_setting_is_named_with_line_and_key(written: Any, text: str |
         ("paths: {state: var/lib}", "paths.state", "an absolute path"),
         ("paths: {log: /var/../etc}", "paths.log", "an absolute path"),
         ("rules: {paths: [rules]}", "rules.paths[0]", "an absolute path"),
+        ("rules: {fold_seconds: -1}", "rules.fold_seconds", "0 to 86400"),
+        ("rules: {most_per_minute: 1000001}", "rules.most_per_minute", "0 to 1000000"),
         ("metrics: {listen: '0.0.0.0:9817'}", "metrics.listen", "a loopback address"),
         ("metrics: {listen: '[::]:9817'}", "metrics.listen", "a loopback address"),
         ("metrics: {listen: '10.0.0.1:9817'}", "metrics.listen", "a loopback address"),

@@ -25,7 +25,7 @@ LAYERS = (
     {"config", "metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules", "say"},
     {"detect", "respond", "trajectories"},
-    {"control", "kernel", "rulecosts"},
+    {"control", "correlating", "kernel", "rulecosts"},
     {"network"},
     {"guard"},
     {"pipeline"},

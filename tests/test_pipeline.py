@@ -53,7 +53,7 @@ class Acting:
         self.run = run
         self.asked: list[str] = []
         self.on_disk: list[list[str]] = []  # kinds of the lines in the file at the moment of each act
-        self.silent, self.silences = False, None
+        self.silent, self.silences, self.answers = False, None, lambda _: not self.silent
 
     def respond(self, detection: Detection) -> list[Response]:
         self.asked.append(detection.id)
@@ -311,7 +311,7 @@ def test_a_reload_changes_the_rules_of_the_next_event(begin: Callable[[], Run]) 
     run = begin()
     run.take(0, BORN)
     run.take(8, MINES)
-    run.pipeline.engine = Engine(build(CONNECT))
+    run.pipeline.use(Engine(build(CONNECT)))
     run.take(16, MINES)
     run.take(24, connect())
     assert [name.partition("/")[0] for name in run.acting.asked] == [f"{GENERATION:x}-8", f"{GENERATION:x}-18"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sensor.cli import rendernet
+from sensor.cli import rendercorrelation, rendernet
 from sensor.cli.found import UNKNOWN
 from sensor.cli.render import Record, level, response
 from sensor.cli.rendernet import text
@@ -20,7 +20,7 @@ _TOLD = frozenset({
     "CommandLine", "CurrentDirectory", "User", "ParentProcessId", "ParentImage", "ParentCommandLine", "EntryImage",
     "EntryCommandLine", "Existing", "Protocol", "Initiated", "DestinationIp", "DestinationPort", "DestinationHostname",
     "DestinationPath", "Verdict", "Count", "DeviceClass", "DeviceType", "DeviceMajor", "DeviceMinor", "Access",
-    "BytesOut", "BytesIn", "Behavior", "Score", "ScoreParts", "DurationMs",
+    "BytesOut", "BytesIn", "Behavior", "Score", "ScoreParts", "DurationMs", "Correlation",
 })  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def _pairs(record: Record) -> Pairs:
     yield from _said(record)
     class_, number = text(record, "SandboxClass"), text(record, "SandboxId")
     yield "Sandbox", f"{text(record, 'SandboxName')} (class {class_}, cgroup id {number})"
+    yield from rendercorrelation.described(record)
     yield from _processes(record)
     yield from _what(record)
     yield "Event", f"{text(record, 'event')} ({text(record, 'category')})"

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from sensor.cli import renderguard, rendernet
+from sensor.cli import rendercorrelation, renderguard, rendernet
 from sensor.cli.escape import escape, fit
 from sensor.cli.rendernet import program
 from sensor.cli.rendernet import text as _text
@@ -122,7 +122,8 @@ def _what(record: Record) -> str:
     kind = record.get("kind")
     if kind == "detection":
         rule = record.get("rule")
-        return f"{_text(rule, 'title') if isinstance(rule, dict) else '?'}: {_subject(record)}"
+        title = _text(rule, "title") if isinstance(rule, dict) else "?"
+        return f"{title}{rendercorrelation.brief(record)}: {_subject(record)}"
     if kind == "response":
         return _response(record)
     if kind == "sandbox":

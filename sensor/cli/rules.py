@@ -40,7 +40,8 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
 
     placeholders = settings(config_path).rules.placeholders
     ruleset = load(_where(config_path, paths), None, keep_going=True, placeholders=placeholders)
-    emit(output, [asdict(rule) for rule in ruleset.rules], _COLUMNS, "no rules")
+    correlations = [each.summary for each in ruleset.correlations]
+    emit(output, [*(asdict(rule) for rule in ruleset.rules), *correlations], _COLUMNS, "no rules")
     return _say(ruleset.refused)
 
 

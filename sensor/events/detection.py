@@ -9,8 +9,21 @@ from sensor.events.activity import AnyActivity
 LEVELS = ("informational", "low", "medium", "high", "critical")
 
 
+class Correlated(Struct, frozen=True, gc=False):
+    """What a correlation saw. `events`: the last that contributed, at most 16, each with the rule that matched it."""
+
+    type: str  # event_count, value_count, temporal, …
+    group: tuple[tuple[str, str | int | bool], ...]  # field, value
+    count: float  # what was counted, summed or measured
+    first_ns: int  # UTC
+    last_ns: int
+    events: tuple[tuple[str, str], ...]
+    partial: bool  # something before may be missing: the sensor started within the timespan
+
+
 class Detection(Struct, frozen=True, gc=False):
-    """`id` is the event's id and the rule's: the same after a replay, so that nothing is told twice."""
+    """`id` is the event's id and the rule's: the same after a replay, so that nothing is told twice. Of a correlation
+    `activity` is the last event."""
 
     id: str
     time_ns: int  # UTC, when the rule matched
@@ -19,6 +32,7 @@ class Detection(Struct, frozen=True, gc=False):
     level: str  # one of LEVELS
     tags: tuple[str, ...]
     activity: AnyActivity
+    correlation: Correlated | None = None
 
 
 class Response(Struct, frozen=True, gc=False):

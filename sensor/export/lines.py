@@ -35,7 +35,7 @@ from sensor.events.activity import (
     SensorAccess,
     SystemCall,
 )
-from sensor.events.detection import Audit, Detection, Response, event_id
+from sensor.events.detection import Audit, Correlated, Detection, Response, event_id
 
 VERSION = 1
 _LAST_SECOND = 253402300799  # 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year
@@ -153,7 +153,21 @@ def detection_line(detection: Detection) -> bytes:
         fields[name] = getattr(activity, name)
     if activity.raw:
         _add_raw(fields, {name: value for name, value in activity.raw.items() if name in named})
+    if detection.correlation is not None:
+        fields["Correlation"] = _correlated(detection.correlation)
     return _encode(fields)
+
+
+def _correlated(seen: Correlated) -> dict[str, Any]:
+    return {
+        "type": seen.type,
+        "group": dict(seen.group),
+        "count": seen.count,
+        "first": _timestamp(seen.first_ns),
+        "last": _timestamp(seen.last_ns),
+        "events": [{"event": event, "rule": rule} for event, rule in seen.events],
+        "partial": seen.partial,
+    }
 
 
 def response_line(response: Response, sandbox: tuple[int, str] | None) -> bytes:

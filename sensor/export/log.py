@@ -53,6 +53,7 @@ class EventLog:
         self._batch_bytes = 0
         self._sandboxes: dict[str, tuple[int, str]] = {}  # of the latest detections, by their ids
         self.written = 0  # bytes, since the start
+        self.first: Callable[[], None] = lambda: None  # writes what must be on disk before the next lines are
         self.detected: Callable[[Detection, bytes], None] = lambda _detection, _line: None  # who keeps the latest
 
     def recover(self) -> Recovery:
@@ -103,6 +104,7 @@ class EventLog:
         """Writes what was added, with one system call. What cannot be written is lost, and counted."""
         if not self._batch:
             return
+        self.first()
         lines = b"".join(self._batch)
         self._batch.clear()
         self._batch_bytes = 0

@@ -111,6 +111,11 @@ class Responder:
         """How many responses wait for the end of their grace."""
         return len(self._graces)
 
+    def answers(self, detection: Detection) -> bool:
+        """Whether more would be done about it than to tell it."""
+        decision = self.policy.of_detection(detection)
+        return decision.action != "log" and decision.mode == "enforce" and not self._arming.disarmed()
+
     def respond(self, detection: Detection) -> list[Response]:
         """What was done, oldest first; each is journalled already. Never raises for what a sandbox did."""
         decision = self.policy.of_detection(detection)

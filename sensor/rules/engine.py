@@ -10,6 +10,7 @@ from sensor.events.activity import Activity
 from sensor.rules import compile as compiler
 from sensor.rules import cost as costs
 from sensor.rules import index
+from sensor.rules.correlation.model import Correlation
 from sensor.rules.cost import Cost, Dear
 from sensor.rules.fields import CATEGORIES
 from sensor.rules.index import Finder
@@ -78,7 +79,10 @@ class Engine:
     def __init__(self, ruleset: Ruleset, prefilter: bool = True) -> None:
         self.rules = ruleset.rules
         self.unindexed = ruleset.unindexed
-        self.hits: dict[str, int] = {rule.id: 0 for rule in ruleset.rules}
+        self.correlations = ruleset.correlations
+        self.all: tuple[Rule | Correlation, ...] = (*ruleset.rules, *ruleset.correlations)
+        self.silent = frozenset(ruleset.silent)  # matched for correlations alone
+        self.hits: dict[str, int] = {rule.id: 0 for rule in self.all}
         self.errors: dict[str, int] = {}
         self.index_errors = 0  # events for which the index itself raised, and every rule was evaluated
         self._until_timed = costs.EVERY

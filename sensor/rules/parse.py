@@ -62,10 +62,8 @@ def rule(document: Document, placeholders: Placeholders, narrowing: Narrowing = 
     """`narrowing` gives what else must hold in a category: filters. Raises RefusalError with the line of what is
     wrong."""
     data, place = document.data, document.place
-    if "correlation" in data:
-        raise RefusalError("correlation rules are not supported", place.at("correlation").line)
     logsource = checked_logsource(data, place)
-    meta = _metadata(data, place)
+    meta = metadata(data, place)
     trees = condition_trees(data.get("detection"), place.at("detection"), ())
     source = taxonomy.source(logsource, _named(data["detection"]))
     if source is None:
@@ -131,7 +129,7 @@ def checked_logsource(data: dict[str, Any], place: Place) -> dict[str, Any]:
     return source
 
 
-def _metadata(data: dict[str, Any], place: Place) -> SigmaRule:
+def metadata(data: dict[str, Any], place: Place) -> SigmaRule:
     """All but the detection, which has its own lines. Title, id and level are what detections carry."""
     for key in ("title", "id", "level"):
         if not isinstance(data.get(key), str):

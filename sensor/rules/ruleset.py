@@ -19,9 +19,12 @@ from sensor import private
 from sensor.errors import RuleError
 from sensor.rules import pushdown, setting
 from sensor.rules.children import Children
+from sensor.rules.correlation.model import Correlation
+from sensor.rules.correlation.resolve import References
 from sensor.rules.pushdown import EVERYTHING, Pushdown
+from sensor.rules.refusal import Refusal
 from sensor.rules.setting import Placeholders, Setting
-from sensor.rules.unit import Compiled, Refusal, Rule, Unit, digest
+from sensor.rules.unit import Compiled, Rule, Unit, digest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class Ruleset(Struct, frozen=True):
     pushdown: Pushdown = EVERYTHING
     warnings: tuple[str, ...] = ()
     dormant: tuple[str, ...] = ()
+    correlations: tuple[Correlation, ...] = ()
+    silent: tuple[str, ...] = ()  # of rules and correlations that are only there to be referred to
 
     def source_of(self, rule_id: str) -> str | None:
         """The Python that decides about a rule; None of one that is not there."""
@@ -67,16 +72,21 @@ def joined(units: Sequence[Unit]) -> Ruleset:
     warnings: list[str] = []
     dormant: list[str] = []
     places: dict[str, str] = {}
+    references = References()
     for unit in units:
         complaints = list(unit.refused)
-        here = [*((one.rule.id, one.line) for one in unit.rules), *((one.id, one.line) for one in unit.dormant)]
+        here = [(one.rule.id, one.line) for one in unit.rules]
+        here += [(one.id, one.line) for one in unit.dormant] + [(one.id, one.line) for one in unit.drafts]
         taken: set[tuple[str, int]] = set()
         for identity, line in sorted(set(here), key=_second):
             where = f"{unit.file}:{line}"
             if places.setdefault(identity, where) != where:
                 taken.add((identity, line))
                 complaints.append(Refusal(line, f"id {identity} is also that of {places[identity]}"))
-        compiled += (one for one in unit.rules if (one.rule.id, one.line) not in taken)
+        rules = [one for one in unit.rules if (one.rule.id, one.line) not in taken]
+        complaints += references.rules(unit, rules)
+        complaints += references.correlations([one for one in unit.drafts if (one.id, one.line) not in taken])
+        compiled += rules
         refused += _lines(unit, complaints)
         warnings += _lines(unit, unit.warnings)
         dormant += _lines(
@@ -86,14 +96,17 @@ def joined(units: Sequence[Unit]) -> Ruleset:
     for unit in units:
         idle = [line for line in unit.filters if f"{unit.file}:{line}" not in narrowed]
         warnings += _lines(unit, [Refusal(line, "the filter narrows no rule") for line in idle])
+    resolved = references.resolve()
     return Ruleset(
         rules=tuple(one.rule for one in compiled),
         compiled=tuple(compiled),
-        refused=tuple(refused),
+        refused=(*refused, *resolved.refused),
         unindexed=tuple(dict.fromkeys(one.rule.id for one in compiled if not one.indexed)),
         pushdown=pushdown.joined(one.wants for one in compiled),
         warnings=tuple(warnings),
-        dormant=tuple(dormant),
+        dormant=(*dormant, *resolved.dormant),
+        correlations=resolved.correlations,
+        silent=resolved.silent,
     )
 
 

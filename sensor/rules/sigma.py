@@ -19,11 +19,14 @@ import msgspec
 from sensor.rules import compile as compiler
 from sensor.rules import ir, need, parse, pushdown, setting, unit
 from sensor.rules.collection import collected
+from sensor.rules.correlation.draft import Draft
+from sensor.rules.correlation.parse import draft
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.filters import Filters, filter_of
+from sensor.rules.refusal import Refusal
 from sensor.rules.ruleset import Ruleset, content_of, filter_files, joined, rule_files
 from sensor.rules.setting import Placeholders, Setting
-from sensor.rules.unit import Compiled, Dormant, Refusal, Rule, Unit, digest
+from sensor.rules.unit import Compiled, Dormant, Rule, Unit, digest
 
 
 class _File:
@@ -39,6 +42,7 @@ class _File:
         self.dormant: list[Dormant] = []
         self.filters: list[int] = []
         self.narrowed: dict[str, None] = {}
+        self.drafts: list[Draft] = []
 
     def unit(self) -> Unit:
         content = ""
@@ -48,7 +52,7 @@ class _File:
             content = digest(text.encode())
             for document in collected(documents(text)):
                 found = True
-                self.attempt(document, self.filter if "filter" in document.data else self.rule)
+                self.attempt(document, self.kind(document))
             if not found:
                 raise RefusalError("holds no rule", 1)
         except RefusalError as error:
@@ -62,6 +66,7 @@ class _File:
             dormant=tuple(self.dormant),
             filters=tuple(self.filters),
             narrowed=tuple(self.narrowed),
+            drafts=tuple(self.drafts),
         )
 
     def attempt(self, document: Document, what: Callable[[Document], None]) -> None:
@@ -73,6 +78,14 @@ class _File:
         except Exception as error:  # pySigma meets YAML that it did not expect: the other rules go on
             self.refuse(line, f"pySigma cannot read it: {type(error).__name__}: {error}")
 
+    def kind(self, document: Document) -> Callable[[Document], None]:
+        if "filter" in document.data:
+            return self.filter
+        return self.correlation if "correlation" in document.data else self.rule
+
+    def correlation(self, document: Document) -> None:
+        self.drafts.append(draft(self.path, document))
+
     def filter(self, document: Document) -> None:
         """What it narrows was told to every file before; here only what is wrong with it is found."""
         filter_of(document)
@@ -82,12 +95,16 @@ class _File:
         line = document.place.line
         narrowing, taken = self.known.narrowing(document.data)
         loaded = parse.rule(document, self.placeholders, narrowing)
-        rules = [compiled(parsed, str(self.path), line) for parsed in loaded.parsed]
+        name = document.data.get("name")
+        named = (name, document.place.at("name").line) if isinstance(name, str) else ("", line)
+        rules = [compiled(parsed, str(self.path), line, *named) for parsed in loaded.parsed]
         self.rules += rules
         self.narrowed.update(dict.fromkeys(taken))
         self.warnings += (Refusal(at or line, text) for at, text in loaded.warnings)
         if loaded.dormant:
-            self.dormant.append(Dormant(loaded.id, line, f"{' '.join(loaded.title.split())}: {loaded.dormant}"))
+            self.dormant.append(
+                Dormant(loaded.id, line, named[0], f"{' '.join(loaded.title.split())}: {loaded.dormant}")
+            )
 
     def refuse(self, line: int, reason: str) -> None:
         self.refused.append(Refusal(line or 1, reason))
@@ -111,7 +128,7 @@ def _take(filters: Filters, document: Document, path: Path) -> None:
         filters.add(filter_of(document), f"{path}:{document.place.line}")
 
 
-def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
+def compiled(parsed: parse.Parsed, file: str, line: int, name: str, name_line: int) -> Compiled:
     """Raises RefusalError."""
     expression = ir.simplified(parsed.expression)
     branches = need.split(expression, parsed.category)
@@ -126,6 +143,8 @@ def compiled(parsed: parse.Parsed, file: str, line: int) -> Compiled:
     return Compiled(
         rule=rule,
         line=line,
+        name=name,
+        name_line=name_line,
         source=source,
         code=code,
         needs=needs,

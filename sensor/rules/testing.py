@@ -14,6 +14,8 @@ from msgspec import Struct, structs
 
 from sensor.events.activity import Activity
 from sensor.rules import fields
+from sensor.rules.correlation.model import Correlation
+from sensor.rules.correlation.sequences import Step, fires
 from sensor.rules.document import RefusalError, documents, read
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
@@ -37,8 +39,11 @@ class Result(Struct, frozen=True):
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):
+    """An event, or of a correlation a sequence of them."""
+
     name: str
-    event: dict[str, Any]
+    event: dict[str, Any] = {}
+    sequence: list[Step] = []
     description: str = ""
     category: str = ""  # the rule's own where absent
 
@@ -90,7 +95,7 @@ def run_examples(paths: Sequence[Path | str], placeholders: Placeholders | None 
     rule is broken; what is wrong with the examples is a Result that is not ok."""
     ruleset = load(paths, None, placeholders=placeholders)
     engines = (Engine(ruleset), Engine(ruleset, prefilter=False))
-    rules = {rule.id: rule for rule in reversed(ruleset.rules)}  # one for several categories is there several times
+    rules = {rule.id: rule for rule in reversed(engines[0].all)}  # one for several categories is there several times
     files = [rule.file for rule in rules.values()]
     return [
         result
@@ -99,7 +104,7 @@ def run_examples(paths: Sequence[Path | str], placeholders: Placeholders | None 
     ]
 
 
-def _of_rule(rule: Rule, alone: bool, engines: tuple[Engine, Engine]) -> Iterator[Result]:
+def _of_rule(rule: Rule | Correlation, alone: bool, engines: tuple[Engine, Engine]) -> Iterator[Result]:
     if not alone:
         yield _result(rule, "", True, "several rules in one file cannot have examples: one file each")
         return
@@ -116,10 +121,10 @@ def _of_rule(rule: Rule, alone: bool, engines: tuple[Engine, Engine]) -> Iterato
         if not items:
             yield _result(rule, "", expected, f"needs an example under {'match' if expected else 'no_match'}")
         for item in items:
-            yield _result(rule, item.name, expected, _fault(rule, item, expected, engines))
+            yield _result(rule, item.name, expected, _judged(rule, item, expected, engines))
 
 
-def _result(rule: Rule, example: str, expected: bool, reason: str) -> Result:
+def _result(rule: Rule | Correlation, example: str, expected: bool, reason: str) -> Result:
     return Result(rule.id, rule.title, rule.file, example, expected, not reason, reason)
 
 
@@ -142,6 +147,14 @@ def _read(rule_file: Path) -> Examples:
         raise RefusalError(f"{path}:1: {error}") from error
 
 
+def _judged(rule: Rule | Correlation, item: Example, expected: bool, engines: Iterable[Engine]) -> str:
+    if bool(item.sequence) is not isinstance(rule, Correlation) or (item.sequence and item.event):
+        return "a rule's example has an event, a correlation's a sequence"
+    if isinstance(rule, Correlation):
+        return _fault_of_sequence(rule, item, expected, engines)
+    return _fault(rule, item, expected, engines)
+
+
 def _fault(rule: Rule, item: Example, expected: bool, engines: Iterable[Engine]) -> str:
     try:
         event = activity(item.category or rule.category, item.event)
@@ -155,3 +168,15 @@ def _fault(rule: Rule, item: Example, expected: bool, engines: Iterable[Engine])
     if indexed == expected:
         return ""
     return "does not match, and must" if expected else "matches, and must not"
+
+
+def _fault_of_sequence(rule: Correlation, item: Example, expected: bool, engines: Iterable[Engine]) -> str:
+    try:
+        indexed, plain = (fires(engine, rule, item.sequence, activity) for engine in engines)
+    except ValueError as error:
+        return str(error)
+    if indexed != plain:
+        return "is told with the index but not without" if indexed else "the index does not find its events"
+    if indexed == expected:
+        return ""
+    return "is not told, and must be" if expected else "is told, and must not be"

@@ -10,8 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from sensor.rules import ir
+from sensor.rules.correlation.draft import Draft
 from sensor.rules.need import Atom, Branch, Clause
 from sensor.rules.pushdown import Wants
+from sensor.rules.refusal import Refusal
 
 
 class Rule(Struct, frozen=True):
@@ -34,6 +36,8 @@ class Compiled(Struct, frozen=True):
 
     rule: Rule
     line: int  # where its document begins
+    name: str  # by which correlations may refer to it; "" of none
+    name_line: int
     source: str  # Python, as `compile.source` wrote it
     code: bytes  # the same, marshalled for this interpreter
     needs: bytes  # clauses of each branch
@@ -43,16 +47,12 @@ class Compiled(Struct, frozen=True):
     digest: str  # of everything that decides what it matches, and how it is told
 
 
-class Refusal(Struct, frozen=True):
-    line: int
-    reason: str
-
-
 class Dormant(Struct, frozen=True):
     """A rule that is right, and can match no event of ours."""
 
     id: str
     line: int
+    name: str
     reason: str  # its title, and what is missing
 
 
@@ -68,6 +68,7 @@ class Unit(Struct, frozen=True):
     dormant: tuple[Dormant, ...] = ()
     filters: tuple[int, ...] = ()
     narrowed: tuple[str, ...] = ()
+    drafts: tuple[Draft, ...] = ()  # of correlations
 
 
 def digest(*parts: bytes) -> str:

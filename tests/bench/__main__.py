@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import (
+    correlations,
     cost,
     detection,
     dissect,
@@ -44,6 +45,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "latency": (latency.run, latency.NAMES),
     "memory": (memory.run, memory.NAMES),
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
+    "correlations": (correlations.run, correlations.NAMES),
     "detection": (detection.run, detection.NAMES),
     "start": (start.run, start.NAMES),
     "refusals": (operator_refusals.run, operator_refusals.NAMES),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.events.activity import Activity, AnyActivity, SandboxChange
+from sensor.events.detection import Correlated
 from sensor.export import lines, schema
 from tests.export import samples
 
@@ -123,6 +124,22 @@ def test_a_detection_line_tells_rule_event_and_lineage(make: Any) -> None:
     }
     for name in ("SandboxName", "ProcessId", "Image", "CommandLine", "ParentImage", "EntryCommandLine"):
         assert record[name] == getattr(make(), name)
+
+
+def test_a_correlation_tells_what_it_saw() -> None:
+    plain = orjson.loads(lines.detection_line(samples.detection(samples.process_creation())))
+    assert "Correlation" not in plain
+    seen = Correlated("value_sum", (("User", "x"), ("Uid", 3)), 2.5, 1, 2, (("1f-abc0", "r"),), partial=True)
+    record = valid(lines.detection_line(samples.detection(samples.process_creation(), correlation=seen)))
+    assert record["Correlation"] == {
+        "type": "value_sum",
+        "group": {"User": "x", "Uid": 3},
+        "count": 2.5,
+        "first": "1970-01-01T00:00:00.000000001Z",
+        "last": "1970-01-01T00:00:00.000000002Z",
+        "events": [{"event": "1f-abc0", "rule": "r"}],
+        "partial": True,
+    }
 
 
 def test_responses_sandboxes_and_notices() -> None:

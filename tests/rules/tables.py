@@ -27,11 +27,11 @@ def catalogue_table(rules: Path) -> str:
         tags = rule["tags"]
         techniques = ", ".join(tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit())
         atlas = ", ".join(tag[6:].upper() for tag in tags if tag.startswith("atlas."))
+        category = "correlation" if "correlation" in rule else rule["logsource"]["category"]
         name = path.relative_to(rules).with_suffix("")
         title = rule["title"].replace("|", "\\|")
         lines.append(
-            f"| [{name}]({path.relative_to(rules)}) | {title} | {rule['level']} | {rule['logsource']['category']} "
-            f"| {techniques} | {atlas} |"
+            f"| [{name}]({path.relative_to(rules)}) | {title} | {rule['level']} | {category} | {techniques} | {atlas} |"
         )
     return "\n".join(lines)
 

@@ -30,7 +30,12 @@ GOOD = rule_text("s:\n  Image: /x\ncondition: s")
         ("level: high", "level: high\ndate: 2024-02-31", 4, "is invalid, use yyyy-mm-dd"),
         ("level: high", "level: high\nreferences: here", 4, "references must be a list"),
         ("level: high", "level: high\nlevel: low", 4, "key 'level' is there twice"),
-        ("level: high", "level: high\ncorrelation: {type: event_count}", 4, "correlation rules are not supported"),
+        (
+            "level: high",
+            "level: high\ncorrelation: {type: event_count}",
+            4,
+            "Sigma correlation rule without rule references",
+        ),
         ("level: high", "level: high\naction: globule", 4, "action 'globule' is not global, reset or repeat"),
         ("level: high", "level: high\naction: repeat", 4, "nothing to repeat"),
         ("process_creation", "file_evil", 5, "category 'file_evil' is not one of process_creation, network_conn"),

@@ -89,3 +89,54 @@ def test_the_other_suffix_is_found(tmp_path: Path) -> None:
 def test_fields_that_are_not_given_are_neutral() -> None:
     event = activity("network_connection", {})
     assert (event.Image, event.Existing, event.ProcessId, event.raw) == ("", False, 0, None)
+
+
+CORRELATION = """\
+title: three
+id: 11111111-2222-4333-8444-555555555555
+level: high
+correlation:
+  type: event_count
+  rules: base
+  timespan: 10s
+  condition: {gte: 3}
+"""
+SEQUENCES = """\
+match:
+  - name: three times
+    sequence:
+      - {at: 0, category: process_creation, event: {CommandLine: ssh -R, Image: /usr/bin/ssh}, times: 3, every: 2}
+no_match:
+  - name: too slow
+    sequence:
+      - {at: 0, category: process_creation, event: {CommandLine: ssh -R, Image: /usr/bin/ssh}, times: 3, every: 5}
+"""
+
+
+def sequence_faults(folder: Path, examples: str) -> list[str]:
+    (folder / "base.yml").write_text("name: base\n" + RULE)
+    (folder / "base.events.yaml").write_text(EXAMPLES)
+    (folder / "r.yml").write_text(CORRELATION)
+    (folder / "r.events.yaml").write_text(examples)
+    return [result.reason for result in run_examples([folder]) if result.rule_title == "three"]
+
+
+def test_sequences_are_run_through_correlations(tmp_path: Path) -> None:
+    assert sequence_faults(tmp_path, SEQUENCES) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("times: 3, every: 2", "times: 2, every: 2", "is not told, and must be"),
+        ("times: 3, every: 5", "times: 3, every: 4", "is told, and must not be"),
+        ("times: 3, every: 2", "times: 0", "times: 1 to 100000, not 0"),
+        ("category: process_creation", "category: x", "'x' is no category"),
+        ("event: {CommandLine", "event: {CommandLime", "no field 'CommandLime'; did you mean"),
+        ("times: 3", "time: 3", "unknown field `time`"),
+        ("    sequence:\n", "    event: {Image: x}\n    sequence:\n", "a rule's example has an event, a correlation's"),
+    ],
+)
+def test_sequences_that_do_not_hold(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    assert old in SEQUENCES
+    assert any(reason in fault for fault in sequence_faults(tmp_path, SEQUENCES.replace(old, new, 1)))

@@ -1,0 +1,1 @@
+"""Several events as one detection: Sigma's correlation rules, evaluated on the live stream."""

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.live.peers.network import RESOLVER, Network
-from tests.live.peers.sample import SAMPLE, Stage, Variant
+from tests.live.peers.sample import BURNT, SAMPLE, Stage, Variant
 from tests.live.running import Line, Running, Sandbox
 
 ALARMING = frozenset({"medium", "high", "critical"})
-SETTINGS = f"dns: {{{{resolvers: [{RESOLVER}]}}}}\n"
+SETTINGS = f"""
+dns: {{{{resolvers: [{RESOLVER}]}}}}
+detect: {{{{cpu_burn: {{{{every_s: 1, age_s: 3}}}}}}}}
+"""
 PLACES = frozenset(
     {"Executable in a scratch folder, or hidden, connects outward", "A hidden file in a scratch folder is executed"}
 )
@@ -54,3 +57,12 @@ def found(sensor: Running, network: Network, folder: Path, name: str, variant: V
 def test_it_is_detected(everything: Running, network: Network, tmp_path: Path, name: str, number: int) -> None:
     lines = found(everything, network, tmp_path, name, SAMPLE[name][number])
     print(f"{name}/{number}: {lines[0]['rule']['level']}: {lines[0]['rule']['title']}")
+
+
+@pytest.mark.parametrize("number", range(len(BURNT)))
+def test_a_cpu_burnt_for_hours_is_detected(everything: Running, network: Network, tmp_path: Path, number: int) -> None:
+    """Hours are three seconds here."""
+    lines = found(everything, network, tmp_path, "09 CPU burnt", BURNT[number])
+    assert {line["Behavior"] for line in lines} == {"cpu_burn"}
+    assert lines[0]["DurationMs"] >= 3000
+    assert lines[0]["Image"].endswith(("/yes", "/worker-0", "/python3.11", "/python3"))

@@ -1,32 +1,26 @@
 """The sample of behaviours, for real and in variants, with all rules that pinfold ships: each is detected at medium or
-above. Where a program was copied to must not be what tells of it, unless that is the behaviour."""
+above."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live.peers.network import RESOLVER, Network
-from tests.live.peers.sample import BURNT, SAMPLE, Stage, Variant
+from tests.live.peers.network import Network
+from tests.live.peers.sample import Stage, Variant
 from tests.live.running import Line, Running, Sandbox
+from tests.live.sampling import BURN_S, SETTINGS, cases, counts
 
-ALARMING = frozenset({"medium", "high", "critical"})
-SETTINGS = f"""
-dns: {{{{resolvers: [{RESOLVER}]}}}}
-detect: {{{{cpu_burn: {{{{every_s: 1, age_s: 3}}}}}}}}
-"""
-PLACES = frozenset(
-    {"Executable in a scratch folder, or hidden, connects outward", "A hidden file in a scratch folder is executed"}
-)
-ABOUT_PLACES = ("07", "20")
-CASES = [(name, number) for name, variants in SAMPLE.items() for number in range(len(variants))]
+CASES = [(name, number) for name, variants in cases().items() for number in range(len(variants))]
 
 
 @pytest.fixture(scope="module")
 def everything(rule_cache: str) -> Iterator[Running]:
-    with Running(SETTINGS, cache=rule_cache) as running:
+    options = "".join(f"{key}: {json.dumps(value)}\n" for key, value in SETTINGS.items())
+    with Running(options.replace("{", "{{").replace("}", "}}"), cache=rule_cache) as running:
         yield running
 
 
@@ -38,9 +32,7 @@ def network() -> Iterator[Network]:
 
 def alarms(sensor: Running, box: Sandbox, name: str) -> list[Line]:
     return [
-        line
-        for line in sensor.of(box, kind="detection")
-        if line["rule"]["level"] in ALARMING and (line["rule"]["title"] not in PLACES or name.startswith(ABOUT_PLACES))
+        line for line in sensor.of(box, kind="detection") if counts(name, line["rule"]["title"], line["rule"]["level"])
     ]
 
 
@@ -53,16 +45,17 @@ def found(sensor: Running, network: Network, folder: Path, name: str, variant: V
             return lines
 
 
+def test_all_twenty_are_there_in_variants() -> None:
+    assert [name[:2] for name in cases()] == [f"{number:02}" for number in range(1, 21)]
+    assert all(len(variants) >= 2 for variants in cases().values())
+
+
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_it_is_detected(everything: Running, network: Network, tmp_path: Path, name: str, number: int) -> None:
-    lines = found(everything, network, tmp_path, name, SAMPLE[name][number])
+    """What was first to fire is printed: `-rP` shows the table."""
+    lines = found(everything, network, tmp_path, name, cases()[name][number])
     print(f"{name}/{number}: {lines[0]['rule']['level']}: {lines[0]['rule']['title']}")
-
-
-@pytest.mark.parametrize("number", range(len(BURNT)))
-def test_a_cpu_burnt_for_hours_is_detected(everything: Running, network: Network, tmp_path: Path, number: int) -> None:
-    """Hours are three seconds here."""
-    lines = found(everything, network, tmp_path, "09 CPU burnt", BURNT[number])
-    assert {line["Behavior"] for line in lines} == {"cpu_burn"}
-    assert lines[0]["DurationMs"] >= 3000
-    assert lines[0]["Image"].endswith(("/yes", "/worker-0", "/python3.11", "/python3"))
+    if name.startswith("09"):
+        assert {line["Behavior"] for line in lines} == {"cpu_burn"}
+        assert lines[0]["DurationMs"] >= BURN_S * 1000
+        assert lines[0]["Image"].rpartition("/")[2] in {"yes", "worker-0", "python3.11", "python3"}

@@ -1,4 +1,4 @@
-"""`pinfold rules list` and `pinfold rules check`."""
+"""The group `pinfold rules`, and `pinfold rules list` and `check`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sensor.cli.common import config_option, settings
-from sensor.cli.escape import escape
+from sensor.cli.common import config_option
+from sensor.cli.rulefind import paths_argument, say, where
+from sensor.cli.rulesexplain import explain
+from sensor.cli.rulesshow import show
+from sensor.cli.rulestest import try_out
 from sensor.cli.show import Column, column, emit, output_option
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ _COLUMNS = (
     column("Title", "title", True),
     Column("Tags", lambda rule: " ".join(rule["tags"]), True),
 )
-paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
 
 
 @click.group()
@@ -42,9 +44,9 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
 
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
-    ruleset = load(_where(config_path, paths), None, keep_going=True)
+    ruleset = load(where(config_path, paths), None, keep_going=True)
     emit(output, [asdict(rule) for rule in ruleset.rules], _COLUMNS, "no rules")
-    return _say(ruleset.refused)
+    return say(ruleset.refused)
 
 
 @rules.command()
@@ -58,14 +60,14 @@ def check(config_path: str | None, paths: tuple[str, ...]) -> int:
     from sensor.rules.ruleset import load  # noqa: PLC0415
     from sensor.rules.testing import run_examples  # noqa: PLC0415
 
-    where = _where(config_path, paths)
-    ruleset = load(where, None, keep_going=True)
+    places = where(config_path, paths)
+    ruleset = load(places, None, keep_going=True)
     if ruleset.refused:
-        return _say(ruleset.refused)  # examples run over whole rule sets only
-    results = run_examples(where)
+        return say(ruleset.refused)  # examples run over whole rule sets only
+    results = run_examples(places)
     failed = [result for result in results if not result.ok]
     click.echo(f"{len(ruleset.rules)} rules, {len(results)} examples, {len(failed)} failed")
-    return _say(_failures(failed))
+    return say(_failures(failed))
 
 
 def _failures(failed: Iterable[Result]) -> Iterable[str]:
@@ -73,15 +75,5 @@ def _failures(failed: Iterable[Result]) -> Iterable[str]:
         yield f"{result.file}: {result.example or result.rule_title}: {result.reason}"
 
 
-def _where(config_path: str | None, paths: tuple[str, ...]) -> tuple[str, ...]:
-    from sensor.config import rule_paths  # noqa: PLC0415
-
-    return paths or rule_paths(settings(config_path))
-
-
-def _say(lines: Iterable[str]) -> int:
-    status = 0
-    for line in lines:
-        click.echo(escape(line), err=True)
-        status = 1
-    return status
+for _command in (explain, show, try_out):
+    rules.add_command(_command)

@@ -103,6 +103,21 @@ def examples_file(rule_file: Path) -> Path:
     return next((path for path in candidates if path.exists()), candidates[0])
 
 
+def names(rule_file: Path | str) -> list[str]:
+    """`match: name` and `no_match: name` of a rule's examples; none where they cannot be read."""
+    try:
+        found = _read(Path(rule_file))
+    except RefusalError:
+        return []
+    return [f"{kind}: {one.name}" for kind, of in (("match", found.match), ("no_match", found.no_match)) for one in of]
+
+
+def find(rule_file: Path | str, name: str, expected: bool) -> Example | None:
+    """An example by its name. Raises RefusalError."""
+    examples = _read(Path(rule_file))
+    return next((one for one in (examples.match if expected else examples.no_match) if one.name == name), None)
+
+
 def _read(rule_file: Path) -> Examples:
     path = examples_file(rule_file)
     try:

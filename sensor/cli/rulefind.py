@@ -68,14 +68,16 @@ def _names(file: str, word: str) -> bool:
     return f"/{os.path.splitext(file)[0]}".endswith(f"/{word}")
 
 
-def find_event(config_path: str | None, word: str) -> tuple[Activity, dict[str, Any]]:
-    """The activity, and the record it was made of.
+def find_event(config_path: str | None, word: str, *, redacted: bool = False) -> tuple[Activity, dict[str, Any]]:
+    """The activity, and the record it was made of; `redacted`: with MARK for each secret, for what is kept.
 
     :raises NotFoundError: :raises UsageError: it is no event.
     """
+    from sensor.export.redact import redact  # noqa: PLC0415
     from sensor.rules.recorded import recorded  # noqa: PLC0415
 
     record = _record(config_path, word)
+    record = redact(record) if redacted else record
     try:
         return recorded(record), record
     except ValueError as why:

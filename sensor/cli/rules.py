@@ -10,6 +10,7 @@ import click
 from sensor.cli.common import config_option
 from sensor.cli.rulefind import paths_argument, say, where
 from sensor.cli.rulesexplain import explain
+from sensor.cli.rulesnew import new
 from sensor.cli.rulesshow import show
 from sensor.cli.rulestest import try_out
 from sensor.cli.show import Column, column, emit, output_option
@@ -75,5 +76,5 @@ def _failures(failed: Iterable[Result]) -> Iterable[str]:
         yield f"{result.file}: {result.example or result.rule_title}: {result.reason}"
 
 
-for _command in (explain, show, try_out):
+for _command in (new, show, try_out, explain):
     rules.add_command(_command)

@@ -8,6 +8,7 @@ import click
 
 from sensor.cli.common import config_option, json_line
 from sensor.cli.escape import escape
+from sensor.cli.redaction import unredacted_option
 from sensor.cli.rulefind import event_help, find_event, find_rule, walked
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ output_option = click.option("-o", "output", type=click.Choice(["table", "json"]
 @click.command(help=f"Say which parts of RULE the event matches: the tree of its condition.\n\n{event_help}")
 @config_option
 @output_option
+@unredacted_option
 @click.argument("rule")
 @click.argument("event")
-def explain(config_path: str | None, output: str, rule: str, event: str) -> None:
+def explain(config_path: str | None, output: str, unredacted: bool, rule: str, event: str) -> None:
     from msgspec import to_builtins  # noqa: PLC0415
 
     from sensor.rules.explaining import document_of  # noqa: PLC0415
@@ -31,6 +33,8 @@ def explain(config_path: str | None, output: str, rule: str, event: str) -> None
     found = find_rule(config_path, rule)
     activity, _ = find_event(config_path, event)
     result = explained(document_of(found.file, found.id), activity)
+    if not unredacted:
+        _redact(result)
     if output == "json":
         json_line(to_builtins(result))
         return
@@ -38,6 +42,14 @@ def explain(config_path: str | None, output: str, rule: str, event: str) -> None
         click.echo(escape(f"The rule is about {found.category}, the event is {activity.category}."))
     for line in lines(result):
         click.echo(escape(line))
+
+
+def _redact(result: Explained) -> None:
+    """Judged was the event as it is; shown is none of its secrets."""
+    from sensor.export.redact import redact_text  # noqa: PLC0415
+
+    for _, node in walked([result.tree]):
+        node.value = redact_text(node.value)
 
 
 def lines(result: Explained) -> list[str]:

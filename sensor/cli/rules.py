@@ -10,6 +10,7 @@ import click
 from sensor.cli.common import config_option
 from sensor.cli.rulefind import paths_argument, say, where
 from sensor.cli.rulesbench import bench
+from sensor.cli.rulesconvert import convert
 from sensor.cli.rulesexplain import explain
 from sensor.cli.rulesnew import new
 from sensor.cli.rulesshow import show
@@ -77,5 +78,5 @@ def _failures(failed: Iterable[Result]) -> Iterable[str]:
         yield f"{result.file}: {result.example or result.rule_title}: {result.reason}"
 
 
-for _command in (new, show, try_out, explain, bench):
+for _command in (new, show, try_out, explain, bench, convert):
     rules.add_command(_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ class Converted(Struct, frozen=True):
     refused: tuple[tuple[str, str], ...]
 
 
-def convert(path: Path) -> Converted:
-    """Raises RefusalError where the file is none of Falco's."""
-    read = reading.rules(path)
+def convert(paths: Sequence[Path]) -> Converted:
+    """Raises RuleError where a file is none of Falco's."""
+    read = reading.rules(paths)
     drafts: list[Draft] = []
     refused = list(read.refused)
     for rule in read.rules:

@@ -26,6 +26,7 @@ TYPES: dict[str, frozenset[str]] = {
         {"chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat", "utime", "utimensat"}
     ),
 }
+_INITIATED = {"connect": True, "sendto": True, "sendmsg": True, "accept": False, "accept4": False}
 _TAKEN = frozenset().union(*TYPES.values()) | {"clone", "clone3", "fork", "vfork", "procexit", "close", "read", "write"}
 _FILES = frozenset({"file_event", "file_access", "file_rename", "file_delete", "file_change"})
 _NETWORK = frozenset({"network_connection", "network_listen"})
@@ -36,7 +37,7 @@ _OPENED = {"evt.is_open_write": "file_event", "evt.is_open_read": "file_access",
 _ALWAYS = frozenset({"evt.dir", "evt.res", "evt.rawres", "evt.failed", "fd.num", "container.id", "evt.arg.res"})
 _KINDS = {"f": _FILES, "file": _FILES, "4": _NETWORK, "6": _NETWORK, "ipv4": _NETWORK, "ipv6": _NETWORK}
 
-_PROGRAMS = {"proc.name": "Image", "proc.pname": "ParentImage"}
+_PROGRAMS = {"proc.name": "Image", "proc.pname": "ParentImage", "proc.aname[1]": "ParentImage"}
 _NAMES = {
     "proc.exepath": "Image", "proc.cmdline": "CommandLine", "proc.args": "CommandLine", "proc.exe": "ImageInvoked",
     "proc.pexepath": "ParentImage", "proc.pcmdline": "ParentCommandLine", "proc.cwd": "CurrentDirectory",
@@ -47,7 +48,7 @@ _NAMES = {
     "fs.path.target": "TargetFilename", "evt.arg.path": "TargetFilename", "evt.arg.name": "TargetFilename",
     "evt.arg.newpath": "TargetFilename", "evt.arg.oldpath": "SourceFilename",
 }  # fmt: skip
-_ADDRESSES = frozenset({"fd.sip", "fd.rip", "fd.snet", "fd.rnet"})
+_ADDRESSES = frozenset({"fd.sip", "fd.rip", "fd.ip", "fd.snet", "fd.rnet", "fd.net"})
 _MODIFIERS = {
     "contains": "|contains", "icontains": "|contains", "startswith": "|startswith", "endswith": "|endswith",
     "pmatch": "|startswith",
@@ -76,7 +77,10 @@ def _type(check: Check, category: str, negated: bool) -> Tree:
     if category == "system_call":
         own = tuple(value for value in check.values if value not in _TAKEN)
         return Check("evt.type", "!=" if negated else "in", own) if own else Known(negated)
-    return Known(bool(types & TYPES[category]) is not negated)
+    of = types & TYPES[category]
+    if category == "network_connection" and of and not negated and len({_INITIATED[name] for name in of}) == 1:
+        return Check("evt.type", "=", (next(iter(of)),))  # of the two ways of a connection, this one
+    return Known(bool(of) is not negated)
 
 
 def _always(check: Check) -> bool:
@@ -93,8 +97,10 @@ def _always(check: Check) -> bool:
 
 def item(check: Check, category: str) -> Item | None:
     """The check as Sigma has it, without its negation (`!=`); None where there is nothing like it."""
-    if check.field == "evt.type" and category == "system_call":
-        return "SystemCall", list(check.values)
+    if check.field == "evt.type" and category in {"system_call", "network_connection"}:
+        if category == "system_call":
+            return "SystemCall", list(check.values)
+        return "Initiated", [_INITIATED[check.values[0]]]
     if check.operator in {"!=", *_EQUAL} and check.field in _ADDRESSES and category == "network_connection":
         return _address(check)
     translate = _SPECIAL.get(check.field)
@@ -203,5 +209,6 @@ def escaped(value: str) -> str:
 
 
 _SPECIAL: dict[str, Callable[[Check, str], Item | None]] = {
-    "proc.name": _program, "proc.pname": _program, "fd.directory": _folder, "fd.filename": _file,
+    "proc.name": _program, "proc.pname": _program, "proc.aname[1]": _program,
+    "fd.directory": _folder, "fd.filename": _file,
 }  # fmt: skip

@@ -1,12 +1,14 @@
-"""A file of Falco rules: lists and macros in their places."""
+"""Files of Falco rules: lists and macros in their places."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, structs
 
+from sensor.errors import RuleError
 from sensor.rules.document import RefusalError, anything, read
 from sensor.rules.falco import grammar
 from sensor.rules.falco.grammar import And, Check, Known, Name, Not, Or, Tree
@@ -17,7 +19,13 @@ MOST_DEPTH = 60
 KNOWN: dict[str, Tree] = {
     "spawned_process": Check("evt.type", "in", ("execve", "execveat")),
     "container": Known(True),
-    "outbound": And((Check("evt.type", "in", ("connect", "sendto", "sendmsg")), Check("fd.typechar", "=", ("4",)))),
+    "outbound": And(
+        (
+            Check("evt.type", "in", ("connect", "sendto", "sendmsg")),
+            Check("fd.typechar", "=", ("4",)),
+            Not(Check("fd.snet", "in", ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))),
+        )
+    ),
     "inbound": And((Check("evt.type", "in", ("accept", "accept4", "listen")), Check("fd.typechar", "=", ("4",)))),
     "inbound_outbound": And(
         (Check("evt.type", "in", ("accept", "accept4", "connect")), Check("fd.typechar", "=", ("4",)))
@@ -45,18 +53,23 @@ class Read(Struct, frozen=True):
     refused: tuple[tuple[str, str], ...]
 
 
-def rules(path: Path) -> Read:
-    """Raises RefusalError where the file is none of Falco's."""
-    items = anything(read(path))
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise RefusalError("is not a list of rules, macros and lists, as Falco has it", 1)
-    file = _File()
-    for item in items:
-        file.take(item)
-    return file.read()
+def rules(paths: Sequence[Path]) -> Read:
+    """Files in the order in which Falco reads them: a later one may change what an earlier one says. Raises RuleError
+    where a file is none of Falco's."""
+    together = _Files()
+    for path in paths:
+        try:
+            items = anything(read(path))
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise RefusalError("is not a list of rules, macros and lists, as Falco has it", 1)
+        except RefusalError as error:
+            raise RuleError(f"{path}:{error.line or 1}: {error.reason}") from error
+        for item in items:
+            together.take(item)
+    return together.read()
 
 
-class _File:
+class _Files:
     def __init__(self) -> None:
         self._lists: dict[str, list[Any]] = {}
         self._macros: dict[str, str] = {}
@@ -119,7 +132,7 @@ class _File:
         if name in KNOWN:
             return KNOWN[name]
         if name not in self._macros:
-            raise RefusalError(f"macro {name!r} is not in the file")
+            raise RefusalError(f"macro {name!r} is in no file")
         if name in within:
             raise RefusalError(f"macro {name!r} is made of itself")
         return self._placed(grammar.parse(self._macros[name]), (*within, name))
@@ -133,9 +146,14 @@ class _File:
             if value in self._lists:
                 if value not in seen:
                     seen.add(value)
-                    waiting += reversed([str(one) for one in self._lists[value]])
+                    waiting += reversed([_bare(str(one)) for one in self._lists[value]])
             else:
                 found[value] = None
             if len(found) > MOST_NODES:
                 raise RefusalError("a list is too long")
         return list(found)
+
+
+def _bare(item: str) -> str:
+    """Lists are put into conditions as text: what must not be taken apart there stands in quotes of its own."""
+    return item[1:-1] if len(item) > 1 and item[0] == item[-1] and item[0] in "\"'" else item

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sensor.errors import RuleError
 from sensor.rules.document import RefusalError
 from sensor.rules.engine import Engine
 from sensor.rules.falco.drafts import Converted, convert
@@ -22,6 +23,8 @@ LIBRARY = """
   items: [bash, sh, "my shell"]
 - list: clients
   items: [nc, shells]
+- list: quoted
+  items: ['"169.254.169.254"']
 - macro: a_client
   condition: (proc.name in (clients))
 - macro: of_admin
@@ -33,7 +36,7 @@ def made(tmp_path: Path, condition: str, **more: Any) -> Converted:
     file = tmp_path / "falco.yaml"
     rule = {"rule": "Some Rule", "desc": "It is done.", "condition": condition, "priority": "WARNING", **more}
     file.write_text(LIBRARY + yaml.safe_dump([rule]))
-    return convert(file)
+    return convert([file])
 
 
 def matches(tmp_path: Path, found: Converted, category: str, **event: Any) -> bool:
@@ -106,8 +109,14 @@ def test_constants_go() -> None:
         ("evt.type=execve and proc.exepath regex '/tmp/.*'", "process_creation", {"Image": "/tmp/a"}, True),
         ("evt.type=execve and user.uid >= 1000", "process_creation", {"Uid": 999}, False),
         ("evt.type=execve and user.uid >= 1000", "process_creation", {"Uid": 1000}, True),
-        ("outbound and fd.sport in (4444, 22)", "network_connection", {"DestinationPort": 22}, True),
-        ("outbound and fd.sip = 169.254.169.254", "network_connection", {"DestinationIp": "169.254.169.254"}, True),
+        ("outbound and fd.sport in (4444, 22)", "network_connection", {"DestinationPort": 22, "Initiated": True}, True),
+        (
+            "outbound and fd.sip in (quoted)",
+            "network_connection", {"DestinationIp": "169.254.169.254", "Initiated": True}, True,
+        ),
+        ("outbound and fd.sport = 22", "network_connection", {"DestinationPort": 22}, False),
+        ("evt.type in (accept4) and fd.cport > 5", "network_connection", {"SourcePort": 22, "Initiated": True}, False),
+        ("evt.type = accept and fd.cport > 5", "network_connection", {"SourcePort": 22}, True),
         ("outbound and not fd.snet in (10.0.0.0/8)", "network_connection", {"DestinationIp": "10.1.2.3"}, False),
         ("open_write and fd.name startswith /etc/", "file_event", {"TargetFilename": "/etc/passwd"}, True),
         ("open_write and fd.name startswith /etc/", "file_access", {"TargetFilename": "/etc/passwd"}, False),
@@ -157,7 +166,7 @@ def test_a_document_has_what_falco_says(tmp_path: Path) -> None:
     [
         ("ka.verb = create", "names no type of event"),
         ("evt.type = procexit and proc.name = x", "nothing is left"),
-        ("spawned_process and unheard_of", "macro 'unheard_of' is not in the file"),
+        ("spawned_process and unheard_of", "macro 'unheard_of' is in no file"),
         ("spawned_process and (", "not understood"),
         ("spawned_process and proc.tty = 3", "nothing is left"),
     ],
@@ -191,7 +200,7 @@ def test_append_and_circles(tmp_path: Path) -> None:
 - {rule: three, condition: evt.type=execve and proc.name in (l)}
 """
     )
-    found = convert(file)
+    found = convert([file])
     assert found.refused == (("two", "macro 'round' is made of itself"),)
     one, three = (yaml.safe_load(draft.text)["detection"] for draft in found.drafts)
     assert one["part_1"] == {"CommandLine|contains": "z"}
@@ -203,5 +212,5 @@ def test_append_and_circles(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "f.yaml"
     file.write_text(text)
-    with pytest.raises(RefusalError):
-        convert(file)
+    with pytest.raises(RuleError, match=r"f\.yaml:[12]: "):
+        convert([file])

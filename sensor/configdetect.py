@@ -204,6 +204,23 @@ class DnsTunnelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     trusted: tuple[str, ...] = ()  # registered domains that the operator knows to have such names: reputation services
 
 
+class CpuBurnSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    every_s: int = 60
+    core_percent: int = 50  # of one CPU, from one look to the next; less is a weak sample
+    steady_percent: int = 90  # of samples that are not weak: builds and test runs wait for people and networks
+    age_s: int = 7200  # longer than a build or a test run (test_cpu_burn)
+    very_long_s: int = 28_800
+    single_percent: int = 80  # of the time, in one program that lives still
+    cpu_all_percent: int = 80  # of all CPUs
+    # Points. long + single is told at medium; long alone, a loop of short programs, at low, and at medium after hours.
+    long: int = 40
+    very_long: int = 20
+    single: int = 20
+    cpu_all: int = 15
+    marks: tuple[int, ...] = (40, 60, 80)
+    events_an_hour: int = 4
+
+
 class DetectSettings(Struct, frozen=True, forbid_unknown_fields=True):
     flows: FlowSettings = FlowSettings()
     relay: RelaySettings = RelaySettings()
@@ -214,6 +231,7 @@ class DetectSettings(Struct, frozen=True, forbid_unknown_fields=True):
     idle_tunnel: IdleTunnelSettings = IdleTunnelSettings()
     tun_flow: TunFlowSettings = TunFlowSettings()
     dns_tunnel: DnsTunnelSettings = DnsTunnelSettings()
+    cpu_burn: CpuBurnSettings = CpuBurnSettings()
 
 
 # Points of a score: each way it is counted a part may add at most all, or take away at most all.
@@ -221,8 +239,8 @@ _POINTS = frozenset(
     {
         "conservation", "cpu", "cpu_all", "dial", "dial_late", "dial_unprompted", "getblocktemplate", "gpu", "long",
         "pushed", "precise", "private", "private_peer", "protocol", "public", "quiet", "raw", "regular", "related",
-        "repetition", "repetition_each", "request_response", "same", "slow", "stratum", "target", "tun", "uncertain",
-        "unproven_at_most", "very_long", "wire",
+        "repetition", "repetition_each", "request_response", "same", "single", "slow", "stratum", "target", "tun",
+        "uncertain", "unproven_at_most", "very_long", "wire",
     }
 )  # fmt: skip
 # Times of which nothing would come, or a division by zero. The others may be 0: at once, or no slack.

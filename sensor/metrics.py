@@ -50,6 +50,7 @@ VERDICTS = ("allowed", "refused", "would_refuse", "unrecorded", "protected", "eg
 SOCKETS = ("destroyed", "gone", "unsupported", "failed")
 BEHAVIORS = (
     "relay", "reverse_shell", "beacon", "mining_session", "fan_out", "idle_tunnel", "tun_flow", "dns_tunnel",
+    "cpu_burn",
 )  # fmt: skip
 PROTOCOLS = (
     "ssh", "tls", "quic", "http", "socks", "dns", "stratum", "getblocktemplate", "stratum2", "wireguard", "openvpn",

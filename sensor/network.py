@@ -11,7 +11,7 @@ from sensor.bpf.tables import Tables
 from sensor.config import Config
 from sensor.detect.detectors import Detectors
 from sensor.detect.host import HostWorld
-from sensor.detect.world import Counters
+from sensor.detect.world import Counters, Living
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.flowtable import Flow
 from sensor.enrich.hostsfile import HostsFiles
@@ -70,6 +70,7 @@ class Network:
             folder_of,
             self._policy.explicitly_allowed,
             is_gpu,
+            lambda: [Living(one.id, one.name, one.class_) for one in enricher.sandboxes.live()],
         )
         self.detectors = Detectors(config.detect, self._world)
 

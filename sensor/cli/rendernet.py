@@ -115,6 +115,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     if kind == "mining_session":
         return [("in", text(record, "ApplicationProtocol")), ("CPU", f"{cpu} %" if cpu not in ("", "0") else "")]
     by_kind = {
+        "cpu_burn": ("for", f"{lasted(record.get('DurationMs'))} CPU {cpu} %"),
         "relay": ("to", text(record, "Inner")),
         "reverse_shell": ("by", text(record, "Inner")),
         "beacon": ("each", lasted(record.get("PeriodMs"))),

@@ -1,13 +1,17 @@
-"""`pinfold rules list` and `pinfold rules check`."""
+"""The group `pinfold rules`, and `pinfold rules list` and `check`."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import click
 
 from sensor.cli.common import config_option, settings
-from sensor.cli.escape import escape
+from sensor.cli.rulefind import paths_argument, say, where
+from sensor.cli.rulesbench import bench
+from sensor.cli.rulesconvert import convert
+from sensor.cli.rulesexplain import explain
+from sensor.cli.rulesnew import new
+from sensor.cli.rulesshow import show
+from sensor.cli.rulestest import try_out
 from sensor.cli.show import Column, column, emit, output_option
 
 _COLUMNS = (
@@ -17,7 +21,6 @@ _COLUMNS = (
     column("Title", "title", True),
     Column("Tags", lambda rule: " ".join(rule["tags"]), True),
 )
-paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
 
 
 @click.group()
@@ -39,10 +42,10 @@ def list_(config_path: str | None, output: str, paths: tuple[str, ...]) -> int:
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
     placeholders = settings(config_path).rules.placeholders
-    ruleset = load(_where(config_path, paths), None, keep_going=True, placeholders=placeholders)
+    ruleset = load(where(config_path, paths), None, keep_going=True, placeholders=placeholders)
     correlations = [each.summary for each in ruleset.correlations]
     emit(output, [*(asdict(rule) for rule in ruleset.rules), *correlations], _COLUMNS, "no rules")
-    return _say(ruleset.refused)
+    return say(ruleset.refused)
 
 
 @rules.command()
@@ -56,18 +59,8 @@ def check(config_path: str | None, paths: tuple[str, ...]) -> int:
     """
     from sensor.cli.rulescheck import check_rules  # noqa: PLC0415
 
-    return check_rules(_where(config_path, paths), settings(config_path).rules.placeholders)
+    return check_rules(where(config_path, paths), settings(config_path).rules.placeholders)
 
 
-def _where(config_path: str | None, paths: tuple[str, ...]) -> tuple[str, ...]:
-    from sensor.config import rule_paths  # noqa: PLC0415
-
-    return paths or rule_paths(settings(config_path))
-
-
-def _say(lines: Iterable[str]) -> int:
-    status = 0
-    for line in lines:
-        click.echo(escape(line), err=True)
-        status = 1
-    return status
+for _command in (new, show, try_out, explain, bench, convert):
+    rules.add_command(_command)

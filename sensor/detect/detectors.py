@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from sensor.configdetect import DetectSettings
 from sensor.detect.beacon import Beacon
+from sensor.detect.cpu_burn import CpuBurn
 from sensor.detect.dns_tunnel import DnsTunnel
 from sensor.detect.fan_out import FanOut
 from sensor.detect.flows import Flows
@@ -56,6 +57,7 @@ class Detectors:
         self._idle_tunnel = IdleTunnel(settings.idle_tunnel, most, world, self.counters)
         self._tun_flow = TunFlow(settings.tun_flow, most, world, self.counters)
         self._dns_tunnel = DnsTunnel(settings.dns_tunnel)
+        self._cpu_burn = CpuBurn(settings.cpu_burn, most, world, self.counters)
         self._held: Behaviors = []
         self._position = 0
         self._handlers: dict[type, Callable[[Any], Behaviors]] = {
@@ -106,6 +108,7 @@ class Detectors:
         produced += self._mining.tick(monotonic_ns)
         produced += self._idle_tunnel.tick(monotonic_ns)
         produced += self._dns_tunnel.tick(monotonic_ns, utc_ns)
+        produced += self._cpu_burn.tick(monotonic_ns)
         numbered = []
         for behavior in produced:
             self._position = max(self._position + 1, utc_ns)
@@ -181,7 +184,7 @@ class Detectors:
             self._flows.sandboxes.forget(event.SandboxId)
             for detector in (
                 self._holding, self._relay, self._reverse_shell, self._beacon, self._mining, self._fan_out,
-                self._idle_tunnel, self._tun_flow, self._dns_tunnel,
+                self._idle_tunnel, self._tun_flow, self._dns_tunnel, self._cpu_burn,
             ):  # fmt: skip
                 detector.forget(event.SandboxId)
         return _NOTHING

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from sensor.detect.world import Counters
+from sensor.detect.world import Busiest, Counters, Living
 from sensor.enrich import procfs
+from sensor.enrich.fields import common
 from sensor.enrich.processes import Process, ProcessTable
+from sensor.events.activity import Activity
 
 SCANNED_MAX = 256  # processes of a sandbox that one scan looks at, the newest first
 ANSWERS_MAX = 1024
 ANSWER_NS = 500_000_000
 FAMILY_MAX = 64
+BUSIEST_MAX = 1024  # processes whose CPU time one look adds up: some 10 us each
 _INODE = re.compile(rb"^ino:\s*(\d{1,20})$", re.MULTILINE)
 _TTY_INDEX = re.compile(rb"^tty-index:\s*(\d{1,9})$", re.MULTILINE)
 
@@ -37,6 +40,7 @@ class HostWorld:
         folder_of: Callable[[int], str | None],
         allowed: Callable[[str, str, int, str], bool],
         is_gpu: Callable[[int, int, int], bool],
+        living: Callable[[], Iterable[Living]] = tuple,
     ) -> None:
         self.allowed = allowed  # replaced by a reload
         self.scans = 0
@@ -45,6 +49,7 @@ class HostWorld:
         self._at_dial = at_dial
         self._folder_of = folder_of
         self._is_gpu = is_gpu
+        self._living = living
         self._answers: dict[tuple[str, int, int], tuple[int, tuple[int, ...]]] = {}
         self._cpus = os.cpu_count() or 1
 
@@ -85,6 +90,22 @@ class HostWorld:
         except (OSError, ValueError):
             return None
         return None
+
+    def sandboxes(self) -> Iterable[Living]:
+        return self._living()
+
+    def busiest(self, living: Living) -> Busiest | None:
+        used: dict[str, list[tuple[int, Process]]] = {}
+        for process in self._processes.in_sandbox(living.id)[:BUSIEST_MAX]:
+            cpu_ns = procfs.cpu_ns(process.tgid, process.start_ns)
+            if cpu_ns is not None:
+                used.setdefault(process.image, []).append((cpu_ns, process))
+        if not used:
+            return None
+        most = max(used.values(), key=lambda of: sum(cpu_ns for cpu_ns, _ in of))
+        _, process = max(most, key=lambda one: one[0])
+        where = (0, 0, 0, 0, living.id, living.name, living.class_, process.cgroup_id, process.tgid)
+        return Busiest(Activity(*common(where, process, process.user)), sum(cpu_ns for cpu_ns, _ in most))
 
     def cpus(self) -> int:
         return self._cpus

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from msgspec import Struct
+
+from sensor.events.activity import Activity
 
 
 class Counters(Struct, frozen=True, gc=False):
@@ -15,6 +18,21 @@ class Counters(Struct, frozen=True, gc=False):
     packets_out: int
     packets_in: int
     last_ns: int
+
+
+class Living(Struct, frozen=True, gc=False):
+    """A sandbox that has not ended."""
+
+    id: int
+    name: str
+    class_: str
+
+
+class Busiest(Struct, frozen=True):
+    """Of the program whose living processes have used most CPU time: one of these processes, and the time of all."""
+
+    accused: Activity
+    cpu_ns: int
 
 
 class Inversion(Struct, frozen=True, gc=False):
@@ -59,6 +77,11 @@ class World(Protocol):
 
     def cpu_usage_ns(self, sandbox_id: int) -> int | None:
         """cgroup cpu.stat usage of the whole sandbox."""
+
+    def sandboxes(self) -> Iterable[Living]: ...
+
+    def busiest(self, living: Living) -> Busiest | None:
+        """None where nobody is left. Reads /proc of its processes: expensive."""
 
     def cpus(self) -> int: ...
 

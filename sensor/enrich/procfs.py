@@ -81,6 +81,15 @@ def read_stat(tgid: int) -> Stat | None:
     return Stat(tgid, int(fields[1]), int(fields[19]) * TICK_NS, fields[0] in (b"Z", b"X"))
 
 
+def cpu_ns(tgid: int, start_ns: int) -> int | None:
+    """CPU time of all its threads so far, whole clock ticks; None where it is gone, or another has its tgid."""
+    text = _read(f"/proc/{tgid}/stat", 4096)
+    fields = text[text.rfind(b")") + 2 :].split() if text else []
+    if len(fields) < 20 or start_ticks(int(fields[19]) * TICK_NS) != start_ticks(start_ns):
+        return None
+    return (int(fields[11]) + int(fields[12])) * TICK_NS
+
+
 def is_same(tgid: int, start_ns: int) -> bool:
     """Whether the process that has this tgid now is the one that started then. For every use of a
     tgid after the record that named it."""

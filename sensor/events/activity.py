@@ -212,7 +212,7 @@ class NetworkBehavior(Activity, frozen=True, gc=False):
 
     category: ClassVar[str] = "network_behavior"
 
-    Behavior: str  # relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel
+    Behavior: str  # relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel, cpu_burn
     Score: int  # 0 to 100
     ScoreParts: str  # "conservation=40 repetition=20", in a fixed order
     Cookies: str  # of the flows that show it, hexadecimal, joined by blanks, at most 16

@@ -135,3 +135,19 @@ def _check(root: yaml.Node) -> None:
                 stack += [(key, depth + 1), (value, depth + 1)]
         elif isinstance(node, yaml.SequenceNode):
             stack += [(item, depth + 1) for item in node.value]
+
+
+def anything(text: str) -> Any:
+    """One document of whatever shape, under the same bounds. Raises RefusalError with the line."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise RefusalError(f"YAML: {error.problem}", mark.line + 1 if mark else 1) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise RefusalError(f"YAML: {error}", 1) from error

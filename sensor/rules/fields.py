@@ -192,7 +192,7 @@ _DESCRIPTIONS = {
     "MessageBytes": "size of the message",
     "SourceIsLoopback": "only this host can reach it",
     "SourceIsAny": "it listens on every address",
-    "Behavior": "relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel",
+    "Behavior": "relay, reverse_shell, beacon, mining_session, fan_out, idle_tunnel, tun_flow, dns_tunnel, cpu_burn",
     "Score": "0 to 100",
     "ScoreParts": "what the score is made of: name=points, joined by blanks",
     "Cookies": "sockets that show it",

@@ -134,6 +134,35 @@ def examples_file(rule_file: Path) -> Path:
     return next((path for path in candidates if path.exists()), candidates[0])
 
 
+def examples_of(rule_file: Path) -> Iterator[Activity]:
+    """The events of a rule's examples that can be made; none where there are no examples."""
+    try:
+        examples = _read(rule_file)
+        category = next(iter(documents(read(rule_file)))).data["logsource"]["category"]
+    except (RefusalError, StopIteration, KeyError, TypeError):
+        return
+    for one in (*examples.match, *examples.no_match):
+        try:
+            yield activity(one.category or category, one.event)
+        except ValueError:
+            continue  # `rules check` says so
+
+
+def names(rule_file: Path | str) -> list[str]:
+    """`match: name` and `no_match: name` of a rule's examples; none where they cannot be read."""
+    try:
+        found = _read(Path(rule_file))
+    except RefusalError:
+        return []
+    return [f"{kind}: {one.name}" for kind, of in (("match", found.match), ("no_match", found.no_match)) for one in of]
+
+
+def find(rule_file: Path | str, name: str, expected: bool) -> Example | None:
+    """An example by its name. Raises RefusalError."""
+    examples = _read(Path(rule_file))
+    return next((one for one in (examples.match if expected else examples.no_match) if one.name == name), None)
+
+
 def _read(rule_file: Path) -> Examples:
     path = examples_file(rule_file)
     try:

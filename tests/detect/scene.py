@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sensor.configdetect import DetectSettings
 from sensor.detect.detectors import Detectors
-from sensor.detect.world import Counters, Inversion
+from sensor.detect.world import Busiest, Counters, Inversion, Living
 from sensor.events.activity import (
     Activity,
     AnyActivity,
@@ -66,6 +66,8 @@ class FakeWorld:
         self.looks = 0
         self.reads = 0
         self.at_dial: dict[tuple[int, int], Counters] = {}
+        self.living: tuple[Living, ...] = ()
+        self.busy: Busiest | None = None
 
     def counters(self, cookie: int) -> Counters | None:
         self.reads += 1
@@ -92,6 +94,13 @@ class FakeWorld:
 
     def cpu_usage_ns(self, sandbox_id: int) -> int | None:
         return self.usage_ns
+
+    def sandboxes(self) -> tuple[Living, ...]:
+        return self.living
+
+    def busiest(self, living: Living) -> Busiest | None:
+        self.scans += 1
+        return self.busy
 
     def cpus(self) -> int:
         return 8

@@ -1,0 +1,1 @@
+"""Falco's rules as drafts of Sigma rules."""

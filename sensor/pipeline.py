@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from sensor.detect.detectors import Detectors
 from sensor.detect.world import Inversion
 from sensor.enrich.enricher import WATCHED, Enricher
 from sensor.events import layouts
@@ -26,13 +27,11 @@ from sensor.events.activity import (
 from sensor.events.decode import Decoder
 from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
-from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
 from sensor.guard.guard import Guard
 from sensor.metrics import Metrics
-from sensor.network import Network
 from sensor.respond.containment import escape_of
-from sensor.respond.responder import Responder
+from sensor.respond.silences import Silences
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import Rule
 
@@ -41,8 +40,40 @@ _MIGRATED = int(layouts.Flag.MIGRATED)
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
+class Told(Protocol):
+    """Where lines go: sensor.export.log's EventLog, or a replay's."""
+
+    written: int  # bytes
+
+    def add_activity(self, activity: AnyActivity) -> None: ...
+    def add_detection(self, detection: Detection) -> None: ...
+    def add_response(self, response: Response) -> None: ...
+    def add_sandbox(self, change: SandboxChange) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Answering(Protocol):
+    """What follows a detection: sensor.respond.responder's Responder, or nothing."""
+
+    silences: Silences | None
+
+    def respond(self, detection: Detection) -> list[Response]: ...
+
+
+class Networking(Protocol):
+    """sensor.network's Network, or a replay's, which does nothing about networks."""
+
+    detectors: Detectors
+
+    @property
+    def busy(self) -> bool: ...
+    def observe(self, activity: AnyActivity | SandboxChange) -> None: ...
+    def tick(self, now_ns: int) -> None: ...
+
+
 class Pipeline:
-    """`watched` is told of parents of sandboxes that come and go. `engine` is replaced by a reload.
+    """`watched` is told of parents of sandboxes that come and go; `now` is UTC in nanoseconds; `engine` is replaced by
+    a reload.
 
     Records of the sandbox `aside_id` go to `aside` and nowhere else: the self-test's are nobody's."""
 
@@ -50,12 +81,13 @@ class Pipeline:
         self,
         enricher: Enricher,
         engine: Engine,
-        log: EventLog,
-        responder: Responder,
+        log: Told,
+        responder: Answering,
         metrics: Metrics,
         recovery: Recovery,
         watched: Watched,
-        network: Network,
+        network: Networking,
+        now: Callable[[], int] = time.time_ns,
     ) -> None:
         self.decoder = Decoder()
         self.enricher = enricher
@@ -67,6 +99,9 @@ class Pipeline:
         self.network = network
         self.detectors = network.detectors
         self.guard: Guard | None = None  # made later; without one nothing is contained
+        self.utc_ns = 0  # of the last tick
+        self.beside: Callable[[AnyActivity | SandboxChange], None] | None = None  # hears what is told without a record
+        self._now = now
         self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
@@ -83,13 +118,13 @@ class Pipeline:
             if _event_of(detection) <= self._replay:
                 reason = "the sensor ended before the outcome was known"
                 self.log.add_response(
-                    Response(detection, time.time_ns(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
+                    Response(detection, self._now(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
                 )
 
     def protect(self, guard: Guard) -> None:
         """From here on escapes are contained, and what the guard sees is told."""
         self.guard = guard
-        guard.seen = self.tell
+        guard.seen = self.tell_beside
 
     def take(self, buffer: Buffer, at: int, length: int, generation: int, position: int) -> None:
         """A record of `length` bytes at `at`. Never raises for anything a sandbox put into it."""
@@ -127,13 +162,14 @@ class Pipeline:
 
     def tick(self, monotonic_ns: int) -> None:
         """What comes of time and not of a record."""
+        self.utc_ns = self._now()
         if self.guard is not None:
             self.guard.tick(monotonic_ns)
         self.network.tick(monotonic_ns)
         for activity in self.enricher.flows.settle(monotonic_ns):
             self._take(activity)
         self._last = (0, 0)
-        self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
+        self._derived(self.detectors.tick(monotonic_ns, self.utc_ns))
 
     @property
     def busy(self) -> bool:
@@ -163,10 +199,12 @@ class Pipeline:
         """With an id of its own: positions of records are multiples of eight, so seven fit behind each. What has
         no record, or no room, counts on by time."""
         generation, position = self._last
-        if behavior.generation != generation or position % 8 == 7:
-            generation, position = 0, max(time.time_ns(), position + 1 if generation == 0 else 0)
-        else:
+        if behavior.generation and behavior.generation == generation and position % 8 != 7:
             position += 1
+        else:
+            # A tick's has the tick's time; a recording has that too, so that a replay gives the same ids.
+            utc_ns = self._now() if behavior.generation else behavior.time_ns
+            generation, position = 0, max(utc_ns, position + 1 if generation == 0 else 0)
         self._last = (generation, position)
         return replace(behavior, generation=generation, position=position)
 
@@ -182,8 +220,14 @@ class Pipeline:
         )  # fmt: skip
         self._derived(self.detectors.inversion(inversion))
 
+    def tell_beside(self, activity: AnyActivity | SandboxChange) -> None:
+        """What no record told: found at start, or seen by the guard."""
+        if self.beside is not None:
+            self.beside(activity)
+        self.tell(activity)
+
     def tell(self, activity: AnyActivity | SandboxChange) -> None:
-        """Evaluate, respond, log; also for what was found at start."""
+        """Evaluate, respond, log."""
         self.metrics.count("pinfold_events_total", (activity.category,))
         if isinstance(activity, SandboxChange):
             self.log.add_sandbox(activity)
@@ -207,7 +251,7 @@ class Pipeline:
 
     def _detected(self, rule: Rule, activity: AnyActivity) -> None:
         name = f"{event_id(activity.generation, activity.position)}/{rule.id}"
-        detection = Detection(name, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, activity)
+        detection = Detection(name, self._now(), rule.id, rule.title, rule.level, rule.tags, activity)
         self.detections[activity.SandboxId] = self.detections.get(activity.SandboxId, 0) + 1
         silences = self.responder.silences
         silent = silences is not None and silences.matches(detection)

@@ -19,6 +19,8 @@ from sensor.cli.events import events
 from sensor.cli.killing import kill
 from sensor.cli.policy import policy
 from sensor.cli.quarantine import quarantine
+from sensor.cli.record import record
+from sensor.cli.replay import replay
 from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.sandbox import sandbox
@@ -42,7 +44,7 @@ def cli() -> None:
 
 for command in (
     *(run, demo, doctor, status, events, rules, sandbox, quarantine, kill, policy),
-    *(detections, top, bugtool, disarm, arm, completion),
+    *(detections, top, record, replay, bugtool, disarm, arm, completion),
 ):
     cli.add_command(command)
 

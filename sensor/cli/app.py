@@ -35,7 +35,7 @@ ERROR, USAGE, DENIED, INTERRUPTED = 1, 2, 4, 130
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done; 1 error: this host or the sensor cannot do it; 2 wrong usage or configuration, no "
     "reason given, a name that several have; 3 not found; 4 permission denied; 5 the daemon does not answer; "
-    "10 findings present (--check, policy check, policy test); 130 interrupted.",
+    "10 findings present (--check, policy check, policy test, rules test --baseline); 130 interrupted.",
 )
 @click.version_option(package_name="pinfold", message="%(prog)s %(version)s")
 def cli() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
 from sensor.cli.common import config_option, json_line, settings
 from sensor.cli.escape import escape
-from sensor.cli.playing import Row, play
-from sensor.cli.render import colours_wanted, compact, terminal_width
 
 
 @click.command(short_help="Run a recording, or the log, through the rules again.")
@@ -25,13 +24,15 @@ def replay(config_path: str | None, rules: tuple[str, ...], log: str | None, out
     FILE is what `pinfold record` wrote, or a log: of a log, its events meet the rules once more. It needs neither a
     kernel nor root, does nothing to anybody, and says the same each time.
     """
+    from sensor.cli.playing import play  # noqa: PLC0415
+    from sensor.cli.render import colours_wanted, compact, terminal_width  # noqa: PLC0415
     from sensor.config import rule_paths  # noqa: PLC0415
 
     config = settings(config_path)
     writable = os.access(config.paths.cache, os.W_OK)
     width = terminal_width()
     colours = colours_wanted(sys.stdout.isatty())
-    summary: Row = {}
+    summary: dict[str, Any] = {}
     for row in play(file, rules or rule_paths(config), config.paths.cache if writable else None, log, shown=True):
         if row.get("kind") == "summary":
             summary = row
@@ -42,7 +43,7 @@ def replay(config_path: str | None, rules: tuple[str, ...], log: str | None, out
     click.echo(escape(_summed(summary)), err=True)
 
 
-def _summed(row: Row) -> str:
+def _summed(row: dict[str, Any]) -> str:
     text = f"{row.get('events', 0)} events, {row.get('detections', 0)} detections"
     if not row.get("whole", True):
         text += "; its end is missing: read as far as it is whole"

@@ -1,4 +1,4 @@
-"""`pinfold rules list` and `pinfold rules check`."""
+"""`pinfold rules list`, `pinfold rules check` and `pinfold rules test`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,27 @@ def check(config_path: str | None, paths: tuple[str, ...]) -> int:
     failed = [result for result in results if not result.ok]
     click.echo(f"{len(ruleset.rules)} rules, {len(results)} examples, {len(failed)} failed")
     return _say(_failures(failed))
+
+
+@rules.command()
+@config_option
+@output_option
+@click.option(
+    "--baseline", "recording", metavar="FILE", required=True, type=click.Path(exists=True, dir_okay=False),
+    help="A recording, or a log, of work that is known to be harmless.",
+)  # fmt: skip
+@paths_argument
+def test(config_path: str | None, output: str, recording: str, paths: tuple[str, ...]) -> int:
+    """Run the rules over harmless work and list those that fire.
+
+    The exit status is 10 when one of them has the level medium or above.
+    """
+    from sensor.cli import rulesbaseline  # noqa: PLC0415
+
+    found = rulesbaseline.baseline(recording, _where(config_path, paths), shown=True)
+    emit(output, rulesbaseline.rows(found), rulesbaseline.COLUMNS, "no rule fired")
+    click.echo(rulesbaseline.said(found), err=True)
+    return found.status
 
 
 def _failures(failed: Iterable[Result]) -> Iterable[str]:

@@ -125,7 +125,7 @@ class Player:
         if self._unreadable and length >= 2 and (kind := int.from_bytes(buffer[at : at + 2], "little")):
             self._readable(kind)
         if length >= entries.TIME.size:
-            self._utc_ns = entries.TIME.unpack_from(buffer, at)[0] + self.enricher.timeline.offset
+            self._utc_ns = entries.TIME.unpack_from(buffer, at)[0] + self._clock.offset
         self.records += 1
         self.pipeline.take(buffer, at, length, generation, position)
 
@@ -157,7 +157,9 @@ class Player:
             self.answers.learn(what, arguments, answer)
 
     def _known(self, buffer: bytes, at: int, length: int) -> None:
-        entries.restore(self.enricher, self._decoded(buffer, at, length, entries.Known))
+        found = self._decoded(buffer, at, length, entries.Known)
+        self._clock.offset = found.timeline[0]
+        entries.restore(self.enricher, found)
 
     def _told(self, buffer: bytes, at: int, length: int) -> None:
         category, fields = self._decoded(buffer, at, length, tuple[str, dict[str, Any]])

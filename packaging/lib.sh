@@ -9,7 +9,7 @@ PINFOLD_PYTHON=/usr/bin/python3 # Debian's own: the one for which python3-bpfcc 
 PACKAGES_RUN=(python3 python3-bpfcc libbpf1 python3-venv ca-certificates)
 PACKAGES_DEMO=(openssh-server openssh-client gcc libc6-dev iproute2 util-linux curl git)
 # What the live tests' peers are: real programs, on namespaces without a way out.
-PACKAGES_PEERS=(dropbear-bin autossh socat ncat netcat-traditional nmap tmux stunnel4 iodine wireguard-go wireguard-tools make openssl nftables)
+PACKAGES_PEERS=(dropbear-bin autossh socat ncat netcat-traditional nmap tmux stunnel4 iodine wireguard-go wireguard-tools make openssl nftables chromium)
 PACKAGES_TEST=(prometheus systemd shellcheck strace runc busybox-static "${PACKAGES_PEERS[@]}")
 
 say() { printf 'pinfold: %s\n' "$*" >&2; }

@@ -20,8 +20,7 @@ RECORD, TICK, ANSWER, KNOWN, TOLD, END = range(1, 7)
 
 PLACE = PackedStruct("<QQ")  # of a record: generation of its ring, position
 MOMENT = PackedStruct("<QQ")  # of a tick: CLOCK_MONOTONIC, UTC
-OWNER = PackedStruct("<16xQ")  # of a record: its sandbox, in the header that all have
-TIME = PackedStruct("<8xQ")
+HEADER = PackedStruct("<8xQQ")  # of a record, in the header that all have: its time, its sandbox
 MOST_KNOWN = 65536  # processes in one entry
 
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from sensor.errors import RecordingError
 from sensor.events import layouts
+from sensor.recording.entries import PLACE, RECORD
 
 VERSION = 1
 FRAME_BYTES = 1024 * 1024
@@ -35,6 +36,7 @@ _FRAME = PackedStruct("<IIIIQQI")  # compressed and plain bytes, records, entrie
 _PLACED = PackedStruct("<Q")
 _TRAILER = PackedStruct("<II8s")  # frames, CRC-32 of what is before, _END
 ENTRY = PackedStruct("<BxxxI")  # kind, bytes that follow
+_RECORD = PackedStruct("<BxxxIQQ")  # the same of a record, and its place
 
 
 class Header(Struct, frozen=True):
@@ -94,13 +96,20 @@ class Writer:
         self.bytes = 0
         self._put(_HEADER, _MAGIC + msgspec.msgpack.encode(header))
 
-    def add(self, kind: int, *parts: bytes | bytearray | memoryview, time_ns: int = 0, record: bool = False) -> None:
+    def add(self, kind: int, content: bytes, time_ns: int = 0) -> None:
         """`time_ns`: CLOCK_MONOTONIC, 0 where it has none."""
-        self._plain += ENTRY.pack(kind, sum(map(len, parts)))
-        for part in parts:
-            self._plain += part
+        self._plain += ENTRY.pack(kind, len(content))
+        self._plain += content
+        self._added(time_ns)
+
+    def record(self, generation: int, position: int, raw: bytes, time_ns: int) -> None:
+        self._plain += _RECORD.pack(RECORD, len(raw) + PLACE.size, generation, position)
+        self._plain += raw
+        self._records += 1
+        self._added(time_ns)
+
+    def _added(self, time_ns: int) -> None:
         self._entries += 1
-        self._records += record
         if time_ns:
             self._first_ns = self._first_ns or time_ns
             self._last_ns = time_ns

@@ -124,8 +124,8 @@ class Player:
         length -= entries.PLACE.size
         if self._unreadable and length >= 2 and (kind := int.from_bytes(buffer[at : at + 2], "little")):
             self._readable(kind)
-        if length >= entries.TIME.size:
-            self._utc_ns = entries.TIME.unpack_from(buffer, at)[0] + self._clock.offset
+        if length >= entries.HEADER.size:
+            self._utc_ns = entries.HEADER.unpack_from(buffer, at)[0] + self._clock.offset
         self.records += 1
         self.pipeline.take(buffer, at, length, generation, position)
 

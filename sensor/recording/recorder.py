@@ -33,6 +33,7 @@ WORLD = (
 )  # fmt: skip
 FLUSH_NS = 10_000_000_000  # what a crash of the core may cost of a recording
 FOLDER = "recordings"  # below paths.state
+KEPT = 3  # recordings that nobody fetched, beside a new one
 
 
 class Wanted(Struct, frozen=True):
@@ -92,6 +93,7 @@ class Recorder:
         path = os.path.join(folder, f"{time.time_ns():x}.pfr")
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            _make_room(folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
             self._writer = Writer(file, header)
@@ -144,10 +146,10 @@ class Recorder:
             self._inside = False
             self._answered()
             moment = entries.MOMENT.pack(monotonic_ns, self._pipeline.utc_ns)
-            self._add(entries.TICK, moment, time_ns=monotonic_ns)
+            self._add(entries.TICK, moment, monotonic_ns)
         if self.on and monotonic_ns - self._flushed_ns >= FLUSH_NS:
             self._flushed_ns = monotonic_ns
-            self._try(self._writer.flush)
+            self._flush()
         if self.on and monotonic_ns - self._began_ns >= self._wanted.seconds * 1_000_000_000:
             self.end("its time is over")
 
@@ -173,15 +175,20 @@ class Recorder:
     # What is written.
 
     def _record(self, raw: bytes, generation: int, position: int) -> None:
-        owner = entries.OWNER.unpack_from(raw)[0] if len(raw) >= HEADER_SIZE else 0
-        time_ns = entries.TIME.unpack_from(raw)[0] if len(raw) >= HEADER_SIZE else 0
+        time_ns, owner = entries.HEADER.unpack_from(raw) if len(raw) >= HEADER_SIZE else (0, 0)
         if (self._only and owner not in self._only) or owner == self._pipeline.aside_id:
             # Of what was asked for another sandbox, only what concerns all is kept.
             self._answers = [each for each in self._answers if each[0] in {"clock", "user"}]
             self._answered()
             return
-        self._answered()
-        self._add(entries.RECORD, entries.PLACE.pack(generation, position), raw, time_ns=time_ns, record=True)
+        if self._answers:
+            self._answered()
+        if self.on:
+            try:
+                self._writer.record(generation, position, raw, time_ns)
+            except OSError as error:
+                self._failed(error)
+            self._bound()
 
     def _tell(self, activity: AnyActivity | SandboxChange) -> None:
         """Told without a record: what was found, and what the guard saw."""
@@ -193,18 +200,26 @@ class Recorder:
         for _, content in answers:
             self._add(entries.ANSWER, content)
 
-    def _add(self, kind: int, *parts: bytes, time_ns: int = 0, record: bool = False) -> None:
-        if self._writer is None:
-            return
-        self._try(lambda: self._writer.add(kind, *parts, time_ns=time_ns, record=record))
+    def _add(self, kind: int, content: bytes, time_ns: int = 0) -> None:
+        if self._writer is not None:
+            try:
+                self._writer.add(kind, content, time_ns)
+            except OSError as error:
+                self._failed(error)
+            self._bound()
+
+    def _flush(self) -> None:
+        try:
+            self._writer.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def _bound(self) -> None:
         if self.on and self._writer.bytes + self._writer.waiting // 2 >= self._wanted.bytes:
             self.end("it has as many bytes as it may")
 
-    def _try(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            self.end(f"its file cannot be written: {error.strerror}")
+    def _failed(self, error: OSError) -> None:
+        self.end(f"its file cannot be written: {error.strerror}")
 
     # What is heard.
 
@@ -244,6 +259,13 @@ class Recorder:
             self._answers.append((what, content))
         else:
             self._add(entries.ANSWER, content)
+
+
+def _make_room(folder: str) -> None:
+    """Their names are the times of their beginnings."""
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".pfr"))
+    for name in names[:-KEPT]:
+        os.unlink(os.path.join(folder, name))
 
 
 def _of_hosts_file(arguments: tuple[Any, ...]) -> bool:

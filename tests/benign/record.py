@@ -37,11 +37,12 @@ def record(file: Path, names: tuple[str, ...]) -> None:
             print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
         found = client.end_recording(WHY)
         assert found["reason"] == "it was asked for", found
-        lost = sensor.lost()
-        assert not lost, lost
         shutil.move(begun["path"], file)
-    os.chmod(file, 0o644)
-    print(f"{file}: {found['records']} records, {found['bytes']} bytes")
+        os.chmod(file, 0o644)
+        lost = sensor.lost()
+    print(f"{file}: {found['records']} records, {found['bytes']} bytes; lost: {lost or 'nothing'}")
+    # A flow that lost its place in the kernel's table to others was told of, and its end was not.
+    assert not {name for name in lost if 'reason="flows_evicted"' not in name}, lost
 
 
 def main() -> int:

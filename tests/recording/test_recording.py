@@ -210,6 +210,14 @@ def test_one_at_a_time_and_the_file_is_roots(core: Recorded) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_nobody_fetched_does_not_fill_the_disk(core: Recorded) -> None:
+    paths = []
+    for _ in range(6):
+        core.begin()
+        paths.append(Path(core.end()))
+    assert [path.exists() for path in paths] == [False, False, True, True, True, True]
+
+
 def test_a_full_disk_ends_the_recording_and_nothing_else(core: Recorded) -> None:
     core.begin()
     core.take(0, STORY[0])
@@ -218,7 +226,7 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(core: Recorded) -> None
     core.recorder._writer._file = core.recorder._file
     for position in range(1, 4):
         core.take(position * 8, records.exec_(500, START, bytes(range(1, 250)) * 15 + b"\0"))
-    core.recorder._try(core.recorder._writer.flush)
+    core.recorder._flush()
     assert not core.recorder.on
     assert "No space left" in core.recorder.state.reason
     core.take(40, STORY[1])

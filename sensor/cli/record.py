@@ -54,6 +54,7 @@ def record(config_path: str | None, file: str, reason: str, **chosen: Any) -> No
         found = row(client.end_recording(reason))
     path = str(begun.get("path", ""))
     if found.get("path") != path:
+        os.unlink(file)
         raise RecordingError(f"{path!a}: the recording is another's by now: its file may still be there")
     shutil.move(path, file)
     os.chmod(file, 0o600)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from sensor.cli.playing import play
-from sensor.cli.render import compact
+from sensor.cli.render import subject
 from sensor.cli.show import Column, column
 from sensor.events.detection import LEVELS
 
@@ -94,5 +94,4 @@ def _rank(level: str) -> int:
 
 
 def _first(detection: Row) -> str:
-    # Without its time and rule, which other columns have or nobody asks.
-    return f"{detection.get('SandboxName', '')}: {compact(detection, None, False).split(maxsplit=3)[-1]}"
+    return f"{detection.get('SandboxName', '')}: {subject(detection)}"

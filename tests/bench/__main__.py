@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import (
+    corpus,
     cost,
     detection,
     dissect,
@@ -43,6 +44,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "memory": (memory.run, memory.NAMES),
     "flowmemory": (flowmemory.run, flowmemory.NAMES),
     "detection": (detection.run, detection.NAMES),
+    "corpus": (corpus.run, corpus.NAMES),
     "start": (start.run, start.NAMES),
     "refusals": (operator_refusals.run, operator_refusals.NAMES),
     "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),

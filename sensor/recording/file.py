@@ -18,8 +18,8 @@ import zstandard
 from msgspec import Struct
 
 from sensor.errors import RecordingError
-from sensor.events import layouts
 from sensor.recording.entries import PLACE, RECORD
+from sensor.recording.older import Layout
 
 VERSION = 1
 FRAME_BYTES = 1024 * 1024
@@ -40,12 +40,12 @@ _RECORD = PackedStruct("<BxxxIQQ")  # the same of a record, and its place
 
 
 class Header(Struct, frozen=True):
-    """`layouts`: of each record type its packed format and members, by which a reader knows whether it can read them.
+    """`layouts`: of each record type, by which a reader of another version understands them.
     `settings`: the parts of the configuration that say how records are understood."""
 
     version: int
     abi: int
-    layouts: dict[int, tuple[str, tuple[str, ...]]]
+    layouts: dict[int, Layout]
     generation: int  # of the ring
     began_ns: int  # UTC
     began_monotonic_ns: int
@@ -71,15 +71,6 @@ class Frame(Struct, frozen=True):
         return _FRAME.pack(
             self.packed, self.plain, self.records, self.entries, self.first_ns, self.last_ns, self.checksum
         )
-
-
-def record_layouts() -> dict[int, tuple[str, tuple[str, ...]]]:
-    found = {}
-    for kind, (_, reader) in layouts.READERS.items():
-        packed = getattr(layouts, "_PF_" + reader.__name__.removeprefix("read_").upper())
-        members = getattr(layouts, str(reader.__annotations__["return"])).__struct_fields__
-        found[int(kind)] = (str(packed.format), tuple(members))
-    return found
 
 
 class Writer:
@@ -177,11 +168,6 @@ class Reader:
 
     def close(self) -> None:
         self._file.close()
-
-    def unreadable(self) -> list[int]:
-        """Record types whose layout was another when this was recorded."""
-        now = record_layouts()
-        return [kind for kind, layout in self.header.layouts.items() if now.get(kind) != layout]
 
     def entries(self, frame: Frame) -> Iterator[tuple[int, bytes, int, int]]:
         """(kind, buffer, start, length) of each entry, in order."""

@@ -21,6 +21,7 @@ from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
 from sensor.recording import entries
 from sensor.recording.file import Reader
+from sensor.recording.older import OlderDecoder, record_layouts
 from sensor.recording.world import NOWHERE, Answers, Clock, Still, World, enricher_of
 from sensor.respond.policy import Policy
 from sensor.respond.silences import Silences
@@ -98,7 +99,8 @@ class Player:
             self.enricher, engine, log, would, Metrics(), _NOTHING, lambda _: None, still, lambda: self._utc_ns
         )
         self.records = 0
-        self._unreadable = set(reader.unreadable())
+        if reader.header.layouts != record_layouts():
+            self.pipeline.decoder = OlderDecoder(reader.header.layouts)
         self._handlers: dict[int, Callable[[bytes, int, int], None]] = {
             entries.RECORD: self._record,
             entries.TICK: self._tick,
@@ -122,19 +124,10 @@ class Player:
         generation, position = entries.PLACE.unpack_from(buffer, at)
         at += entries.PLACE.size
         length -= entries.PLACE.size
-        if self._unreadable and length >= 2 and (kind := int.from_bytes(buffer[at : at + 2], "little")):
-            self._readable(kind)
         if length >= entries.HEADER.size:
             self._utc_ns = entries.HEADER.unpack_from(buffer, at)[0] + self._clock.offset
         self.records += 1
         self.pipeline.take(buffer, at, length, generation, position)
-
-    def _readable(self, kind: int) -> None:
-        if kind in self._unreadable:
-            raise RecordingError(
-                f"{self._reader.path!a}: records of type {kind} had another layout then (ABI "
-                f"{self._reader.header.abi}, pinfold {self._reader.header.pinfold}): record it again"
-            )
 
     def _tick(self, buffer: bytes, at: int, length: int) -> None:
         if length < entries.MOMENT.size:

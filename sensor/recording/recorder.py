@@ -80,7 +80,8 @@ class Recorder:
         """:raises PinfoldError: one goes on already, or the file cannot be made."""
         if self.on:
             raise ConflictError(f"a recording goes on already: {self.state.path}")
-        from sensor.recording.file import VERSION, Header, Writer, record_layouts  # noqa: PLC0415 - zstd, when wanted
+        from sensor.recording.file import VERSION, Header, Writer  # noqa: PLC0415 - zstd, when wanted
+        from sensor.recording.older import record_layouts  # noqa: PLC0415
 
         self._only, self._wanted, self._unrecordable = frozenset(wanted.sandboxes), wanted, 0
         self._began_ns = self._flushed_ns = time.monotonic_ns()

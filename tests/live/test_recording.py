@@ -51,6 +51,8 @@ def test_what_is_recorded_is_replayed_line_by_line(tmp_path: Path) -> None:
             names = [before.id, box.id]
         live = [line for line in sensor.lines() if line.get("SandboxId") in names and line["kind"] != "response"]
         done = [replayed(sensor, file, log) for log in logs]
+        from_log = replayed(sensor, sensor.log, tmp_path / "three")
+        detected = [line for line in sensor.lines() if line["kind"] == "detection"]
         assert [each.returncode for each in done] == [0, 0], done[0].stderr
     assert file.stat().st_mode & 0o777 == 0o600
     one, two = (log.read_bytes() for log in logs)
@@ -63,3 +65,6 @@ def test_what_is_recorded_is_replayed_line_by_line(tmp_path: Path) -> None:
     assert len(wanted) > 10
     (detection,) = map(orjson.loads, done[0].stdout.splitlines())
     assert detection["CommandLine"] == "/bin/echo x-7-y"
+    # Of the log itself too: its events meet the same rules, and give the same detections at their events' times.
+    assert from_log.returncode == 0, from_log.stderr
+    assert [told(orjson.loads(line)) for line in from_log.stdout.splitlines()] == [told(line) for line in detected]

@@ -20,6 +20,7 @@ from sensor.enrich import procfs
 from sensor.errors import RecordingError
 from sensor.recording import file as recorded
 from sensor.recording.file import Reader
+from sensor.recording.older import record_layouts
 from sensor.recording.player import Lines, Player
 from sensor.recording.recorder import Recorder, Wanted
 from sensor.rules.engine import Engine
@@ -287,19 +288,6 @@ def test_what_is_none_is_refused(tmp_path: Path) -> None:
             Reader(str(path))
 
 
-def test_a_record_of_another_layout_is_refused_by_name(core: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    core.begin()
-    core.take(0, STORY[0])
-    core.take(8, STORY[1])
-    path = core.end()
-    now = recorded.record_layouts()
-    monkeypatch.setattr(recorded, "record_layouts", lambda: {**now, 1: ("<Q", ("type",))})
-    with pytest.raises(RecordingError, match=r"records of type 1 had another layout then \(ABI \d+, pinfold "):
-        replayed(path)
-    monkeypatch.setattr(recorded, "record_layouts", lambda: {**now, 80: ("<Q", ("type",))})
-    replayed(path)  # none of these is in it
-
-
 @given(data=st.data())
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_refused_and_nothing_else(
@@ -348,7 +336,7 @@ def test_entries_of_anything_raise_no_other_error(
     content: bytes, kind: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("entries") / "x"
-    layouts = recorded.record_layouts()
+    layouts = record_layouts()
     header = recorded.Header(recorded.VERSION, 1, layouts, 1, 1, 1, (), 1, "0", {"classes": {"a": {"b": content}}})
     with path.open("wb") as file:
         writer = recorded.Writer(file, header)

@@ -5,6 +5,7 @@ An answer stands before the entry that it was asked for, so that whoever reads i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct as PackedStruct
 from typing import Any
 
@@ -21,7 +22,7 @@ RECORD, TICK, ANSWER, KNOWN, TOLD, END = range(1, 7)
 PLACE = PackedStruct("<QQ")  # of a record: generation of its ring, position
 MOMENT = PackedStruct("<QQ")  # of a tick: CLOCK_MONOTONIC, UTC
 HEADER = PackedStruct("<8xQQ")  # of a record, in the header that all have: its time, its sandbox
-MOST_KNOWN = 65536  # processes in one entry
+AT_ONCE = 256  # sandboxes or processes in one entry: 4 MiB where each has all that it may
 
 
 class KnownSandbox(Struct, frozen=True, array_like=True):
@@ -79,20 +80,22 @@ class End(Struct, frozen=True):
     unrecordable: int  # answers that could not be written
 
 
-def known(enricher: Enricher, only: frozenset[int]) -> Known:
-    """`only` of these sandboxes; empty: of all."""
+def known(enricher: Enricher, only: frozenset[int]) -> Iterator[bytes]:
+    """`only` of these sandboxes; empty: of all. In pieces that fit a frame, however many there are."""
     sandboxes = [_sandbox(one) for one in enricher.sandboxes.by_id.values() if not only or one.id in only]
     living = [p for p in enricher.processes.current.values() if not p.exited and (not only or p.sandbox_id in only)]
-    # Parents before their children; as many as fit, the oldest first.
+    # Parents before their children.
     living.sort(key=lambda process: (process.start_ns, process.tgid))
-    return Known(
-        sandboxes,
-        [_process(one) for one in living[:MOST_KNOWN]],
+    rest = (
         enricher.timeline.state,
         dict(enricher.users.known),
         dict(enricher.escapes.guarded),
         tuple(sorted(enricher.dns.resolvers)),
     )
+    for at in range(0, max(1, len(sandboxes)), AT_ONCE):
+        yield msgspec.msgpack.encode(Known(sandboxes[at : at + AT_ONCE], [], *rest))
+    for at in range(0, len(living), AT_ONCE):
+        yield msgspec.msgpack.encode(Known([], [_process(one) for one in living[at : at + AT_ONCE]], *rest))
 
 
 def restore(enricher: Enricher, found: Known) -> None:

@@ -102,7 +102,7 @@ class Recorder:
             raise RecordingError(f"{path!a}: cannot be written: {error.strerror}; see paths.state") from error
         self._file = file
         self.state = State(True, path)
-        self._add(entries.KNOWN, msgspec.msgpack.encode(entries.known(self._enricher, self._only)))
+        self._write_known()
         self._listen()
         self.on = True
         return self.state
@@ -157,7 +157,7 @@ class Recorder:
     def found(self) -> None:
         """Sandboxes and processes were found that no record told of. Before what is told of them."""
         if self.on:
-            self._add(entries.KNOWN, msgspec.msgpack.encode(entries.known(self._enricher, self._only)))
+            self._write_known()
 
     def reloaded(self, config: Config) -> None:
         """A replay has one configuration."""
@@ -174,6 +174,10 @@ class Recorder:
         return State(running, self.state.path, writer.records, writer.bytes, since, reason)
 
     # What is written.
+
+    def _write_known(self) -> None:
+        for content in entries.known(self._enricher, self._only):
+            self._add(entries.KNOWN, content)
 
     def _record(self, raw: bytes, generation: int, position: int) -> None:
         time_ns, owner = entries.HEADER.unpack_from(raw) if len(raw) >= HEADER_SIZE else (0, 0)

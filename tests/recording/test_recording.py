@@ -133,6 +133,21 @@ def test_what_was_known_before_is_known_in_the_replay(core: Recorded) -> None:
     assert player.enricher.sandboxes.by_id[BOX].path == "boxes/a"
 
 
+def test_a_crowd_that_was_there_before_fits(core: Recorded) -> None:
+    """Each with all the text that it may have: no frame grows beyond what a reader takes."""
+    core.take(0, STORY[0])
+    for number in range(1500):
+        core.take(8, records.exec_(1000 + number, START + number, b"a" * 400 + b"\0"))
+    core.begin()
+    core.take(16, records.connect(2000, ADDRESS))
+    path = core.end()
+    with Reader(path) as reader:
+        assert max(frame.plain for frame in reader.frames) < 8 << 20
+    lines, player = replayed(path)
+    assert orjson.loads(lines[-1])["CommandLine"] == "a" * 400
+    assert len(player.enricher.processes) == 1500
+
+
 def test_the_hosts_answers_are_those_of_then(core: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever forked a process into the sandbox, its name, its user: this host has others by now, or none."""
     core.run.enricher.users._host = {1234: "somebody"}

@@ -34,42 +34,75 @@ def play(
     command += ["--cache", cache] if cache else []
     command += ["--log", os.path.abspath(log)] if log else []
     with ExitStack() as stack:
-        inherited: tuple[int, ...] = ()
-        if shown and sys.stderr.isatty():
-            reader, writer = os.pipe()
-            stack.callback(os.close, writer)
-            inherited = (writer,)
-            command += ["--progress", str(writer)]
-            size = os.stat(file).st_size
-            bar = stack.enter_context(_bar(file, size))
-            Thread(target=_follow, args=(os.fdopen(reader, "rb"), bar), daemon=True).start()
+        progress = stack.enter_context(_Progress(file)) if shown and sys.stderr.isatty() else None
+        if progress is not None:
+            command += ["--progress", str(progress.writer)]
         said = stack.enter_context(TemporaryFile())
         command += ["--rules", *map(os.path.abspath, rules)]
         child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, pass_fds=inherited
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            pass_fds=() if progress is None else (progress.writer,),
         )
         stack.callback(_end, child)
+        if progress is not None:
+            progress.follow()
         assert child.stdout is not None
         last: Row = {}
         for line in child.stdout:
             last = parsed(line)
+            if progress is not None:
+                progress.give_way()
             yield last
         status = child.wait()
         if status or last.get("kind") != "summary":
             raise RecordingError(_why(said, status))
 
 
-def _bar(file: str, size: int) -> Any:
-    return click.progressbar(length=size, label=escape(os.path.basename(file)), file=sys.stderr)
+class _Progress:
+    """A bar on stderr, of what the process at the other end of a pipe says."""
 
+    def __init__(self, file: str) -> None:
+        self._reader, self.writer = os.pipe()
+        size, label = os.stat(file).st_size, escape(os.path.basename(file))
+        self._bar = click.progressbar(length=size, label=label, file=sys.stderr)
+        self._size = size
+        self._thread: Thread | None = None
 
-def _follow(reader: IO[bytes], bar: Any) -> None:
-    behind = 0
-    with reader:
-        for line in reader:
-            at = int(line.split()[0])
-            bar.update(at - behind)
-            behind = at
+    def __enter__(self) -> _Progress:
+        self._bar.__enter__()
+        return self
+
+    def follow(self) -> None:
+        """After the process was started: only it writes from here on, so that the pipe ends with it."""
+        os.close(self.writer)
+        self.writer = -1
+        self._thread = Thread(target=self._update, daemon=True)
+        self._thread.start()
+
+    def give_way(self) -> None:
+        """What comes now is a line of its own, where both go to one terminal."""
+        if sys.stdout.isatty():
+            click.echo("\r\x1b[K", nl=False, file=sys.stderr)
+
+    def __exit__(self, *why: object) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+        if self._thread is not None:
+            self._thread.join()
+        else:
+            os.close(self._reader)
+        if why[0] is None:
+            self._bar.update(self._size - self._bar.pos)
+        self._bar.__exit__(None, None, None)
+
+    def _update(self) -> None:
+        with os.fdopen(self._reader, "rb") as reader:
+            for line in reader:
+                self._bar.update(int(line.split()[0]) - self._bar.pos)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

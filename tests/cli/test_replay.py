@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import orjson
 import pytest
 
 from sensor.cli import main
+from tests.cli.terminal import Terminal
 from tests.recording.test_recording import STORY, Recorded
 from tests.test_pipeline import CONNECT, MINER
 
@@ -50,6 +52,17 @@ def test_a_recording_is_replayed_twice_the_same(
 
 def _events(log: Path) -> int:
     return sum(line.startswith(b'{"v":1,"kind":"event"') for line in log.read_bytes().splitlines())
+
+
+def test_on_a_terminal_a_bar_goes_along_and_gives_way(here: Path, recording: Path, rules: Path) -> None:
+    command = [sys.executable, "-m", "sensor.cli", "replay", str(recording), "--rules", str(rules)]
+    terminal = Terminal(command, {"PINFOLD_CONFIG": str(here / "c.yaml"), "NO_COLOR": "1"}, (100, 24))
+    assert terminal.status() == 0
+    assert b"2 detections" in terminal.seen
+    assert b"100%" in terminal.seen
+    shown = [line.rpartition(b"\x1b[K")[2] for line in terminal.seen.splitlines() if b"xmrig -o pool" in line]
+    assert shown
+    assert all(line[2:3] == b":" for line in shown), "each begins with its time"
 
 
 def test_the_log_is_replayed_too(here: Path, recording: Path, rules: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ PACKAGES_RUN=(python3 python3-bpfcc libbpf1 python3-venv ca-certificates)
 PACKAGES_DEMO=(openssh-server openssh-client gcc libc6-dev iproute2 util-linux curl git)
 # What the live tests' peers are: real programs, on namespaces without a way out.
 PACKAGES_PEERS=(dropbear-bin autossh socat ncat netcat-traditional nmap tmux stunnel4 iodine wireguard-go wireguard-tools make openssl nftables
-  busybox-static e2fsprogs gdb strace wget)
+  busybox-static chromium e2fsprogs gdb strace wget)
 PACKAGES_TEST=(prometheus systemd shellcheck runc "${PACKAGES_PEERS[@]}")
 
 say() { printf 'pinfold: %s\n' "$*" >&2; }

@@ -34,6 +34,7 @@ from sensor.network import Network
 from sensor.notify import Notifier
 from sensor.operations.front import Front
 from sensor.pipeline import Pipeline
+from sensor.recording.recorder import Recorder
 from sensor.reload import Reload
 from sensor.reports import Reports
 from sensor.respond.disarm import Arming
@@ -100,6 +101,9 @@ class Daemon:
         self._guard = Guard(config, self._kernel, enricher, host, self._arming, self._metrics, notices, self._network)
         self._pipeline.protect(self._guard)
         self._reports = Reports(self._kernel, enricher, self._pipeline, self._metrics, config.limits.sandboxes)
+        self._recorder = Recorder(
+            config, enricher, self._pipeline, self._network, lambda: self._kernel.generation.number, self._say
+        )
         self._reload = Reload(
             self._file, config, self._kernel, enricher, self._pipeline, self._network, self._guard,
             responder, self._reports, log,
@@ -107,7 +111,7 @@ class Daemon:
         )  # fmt: skip
         self._hand = Hand(
             front, lambda: self._reload.config, self._file, self._kernel, enricher, self._pipeline, responder,
-            self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask,
+            self._reports, log, self._metrics, self._arming, host, self._say, self._reload.ask, self._recorder,
         )  # fmt: skip
         self._pipeline.close_intents(recovery)
         self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
@@ -126,6 +130,7 @@ class Daemon:
 
     def _reloaded(self, config: Config) -> None:
         self._link.admissions.control = config.control
+        self._recorder.reloaded(config)
         self._hand.reloaded(config)
 
     def _reclassified(self, sandbox_id: int, name: str) -> None:
@@ -168,7 +173,7 @@ class Daemon:
             kernel.retire(older)
         if first:
             for activity in (*found, *existing.activities):
-                self._pipeline.tell(activity)
+                self._pipeline.tell_beside(activity)
             self._log.flush()
 
     def _drain_older(self, older: Generation) -> None:
@@ -247,7 +252,7 @@ class Daemon:
         """Reads what is there, for a while; the number of records read. Without arguments our own ring."""
         if ring is None:
             ring, number = self._kernel.ring, self._kernel.generation.number
-        take, data = self._pipeline.take, ring.data
+        take, data = self._recorder.take if self._recorder.on else self._pipeline.take, ring.data
         until = time.monotonic_ns() + DRAIN_NS
         total = 0
         while True:
@@ -267,7 +272,7 @@ class Daemon:
         """What detectors, held first bytes and children of ours wait for."""
         now = time.monotonic_ns()
         self._next_pulse = now + PULSE_NS
-        self._pipeline.tick(now)
+        (self._recorder if self._recorder.on else self._pipeline).tick(now)
         self._log.flush()
 
     def _tick(self) -> None:
@@ -299,8 +304,9 @@ class Daemon:
             live = [sandbox for sandbox in self._enricher.sandboxes.live() if sandbox.id in wanted]
             existing = self._enricher.scan(live, *_id_of_found())
             self._kernel.add_processes(existing.processes)
+            self._recorder.found()
             for activity in (*found, *existing.activities):
-                self._pipeline.tell(activity)
+                self._pipeline.tell_beside(activity)
         if gap is not None:
             self._metrics.count("pinfold_watch_gaps_total")
             text = (
@@ -329,6 +335,7 @@ class Daemon:
         self._notifier.send("STOPPING=1")
         self._drain()
         self._pipeline.end()
+        self._recorder.end("the sensor was stopped")
         self._link.close()
         self._network.close()
         self._guard.close()

@@ -11,6 +11,7 @@ PinfoldError
 │   └── RefusedError    the kernel refused a map, link or pin operation
 ├── ActError            a response could not be carried out
 │   └── NeverTouchError its target is on the never-touch list
+├── RecordingError      a recording that cannot be made or read
 ├── NotFoundError       no sandbox, quarantine or detection of that name: exit status 3
 ├── DeniedError         who asks may not: exit status 4
 └── ClientError         the daemon's answer cannot be used
@@ -65,6 +66,10 @@ class ActError(PinfoldError):
 
 
 class NeverTouchError(ActError):
+    pass
+
+
+class RecordingError(PinfoldError):
     pass
 
 

@@ -23,6 +23,7 @@ from sensor.metrics import Metrics
 from sensor.operations.front import Front
 from sensor.operations.parts import Asked, Parts
 from sensor.pipeline import Pipeline
+from sensor.recording.recorder import Recorder
 from sensor.reports import Reports
 from sensor.respond import questions
 from sensor.respond.disarm import Arming
@@ -67,6 +68,7 @@ class Hand:
         host: Host,
         say: Callable[..., None],
         reload: Callable[[], None],
+        recorder: Recorder,
     ) -> None:
         self._config, self._file, self._kernel, self._log, self._say = config, file, kernel, log, say
         self._enricher, self._responder = enricher, responder
@@ -87,7 +89,7 @@ class Hand:
                 metrics=metrics, arming=arming, arm=kernel.arm, reload=reload, killer=responder.sandboxes,
                 guard=responder.guard, order=_ordered, quarantines=self.quarantines,
                 ledger_damage=lambda: "; ".join(self.quarantines.damaged), silences=self.silences, attributes=self,
-                explain=self._explain, flow=kernel.tables.flow,
+                explain=self._explain, flow=kernel.tables.flow, recorder=recorder,
             )
         )  # fmt: skip
 

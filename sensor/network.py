@@ -63,7 +63,7 @@ class Network:
         self._destroying: set[int] = set()  # sandboxes
         self._flows.policy.denied = self._denied
         self._flows.policy.granted = self._granted
-        self._world = HostWorld(
+        self.world = HostWorld(
             enricher.processes,
             self._counters,
             self._counters_at_dial,
@@ -72,7 +72,7 @@ class Network:
             is_gpu,
             lambda: [Living(one.id, one.name, one.class_) for one in enricher.sandboxes.live()],
         )
-        self.detectors = Detectors(config.detect, self._world)
+        self.detectors = Detectors(config.detect, self.world)
 
     @property
     def busy(self) -> bool:
@@ -84,7 +84,7 @@ class Network:
         classes = {sandbox.id: sandbox.class_ for sandbox in self._enricher.sandboxes.live()}
         self._write(self._grants.reload(config, classes))
         self._policy = EgressPolicy(config)
-        self._world.allowed = self._policy.explicitly_allowed
+        self.world.allowed = self._policy.explicitly_allowed
 
     def observe(self, activity: AnyActivity | SandboxChange) -> None:
         """After an activity was told."""

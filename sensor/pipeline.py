@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from sensor.correlating.live import Correlating
+from sensor.detect.detectors import Detectors
 from sensor.detect.world import Inversion
 from sensor.enrich.enricher import WATCHED, Enricher
 from sensor.events import layouts
@@ -27,13 +28,11 @@ from sensor.events.activity import (
 from sensor.events.decode import Decoder
 from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
-from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
 from sensor.guard.guard import Guard
 from sensor.metrics import Metrics
-from sensor.network import Network
 from sensor.respond.containment import escape_of
-from sensor.respond.responder import Responder
+from sensor.respond.silences import Silences
 from sensor.rules.engine import Engine
 from sensor.rules.folding import Folded, Folding
 from sensor.rules.unit import Rule
@@ -43,8 +42,41 @@ _MIGRATED = int(layouts.Flag.MIGRATED)
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
+class Told(Protocol):
+    """Where lines go: sensor.export.log's EventLog, or a replay's."""
+
+    written: int  # bytes
+
+    def add_activity(self, activity: AnyActivity) -> None: ...
+    def add_detection(self, detection: Detection) -> None: ...
+    def add_response(self, response: Response) -> None: ...
+    def add_sandbox(self, change: SandboxChange) -> None: ...
+    def add_notice(self, text: str, **fields: Any) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Answering(Protocol):
+    """What follows a detection: sensor.respond.responder's Responder, or nothing."""
+
+    silences: Silences | None
+
+    def answers(self, detection: Detection) -> bool: ...
+    def respond(self, detection: Detection) -> list[Response]: ...
+
+
+class Networking(Protocol):
+    """sensor.network's Network, or a replay's, which does nothing about networks."""
+
+    detectors: Detectors
+
+    @property
+    def busy(self) -> bool: ...
+    def observe(self, activity: AnyActivity | SandboxChange) -> None: ...
+    def tick(self, now_ns: int) -> None: ...
+
+
 class Pipeline:
-    """`watched` is told of parents of sandboxes that come and go.
+    """`watched` is told of parents of sandboxes that come and go; `now` is UTC in nanoseconds, `monotonic` that clock.
 
     Records of the sandbox `aside_id` go to `aside` and nowhere else: the self-test's are nobody's."""
 
@@ -52,17 +84,19 @@ class Pipeline:
         self,
         enricher: Enricher,
         engine: Engine,
-        log: EventLog,
-        responder: Responder,
+        log: Told,
+        responder: Answering,
         metrics: Metrics,
         recovery: Recovery,
         watched: Watched,
-        network: Network,
+        network: Networking,
+        now: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.decoder = Decoder()
         self.enricher = enricher
         self.engine = engine
-        self.correlating = Correlating(engine, metrics)
+        self.correlating = Correlating(engine, metrics, now, monotonic)
         self.folding = Folding(0, 0)
         self.log = log
         self.responder = responder
@@ -71,6 +105,9 @@ class Pipeline:
         self.network = network
         self.detectors = network.detectors
         self.guard: Guard | None = None  # made later; without one nothing is contained
+        self.utc_ns = 0  # of the last tick
+        self.beside: Callable[[AnyActivity | SandboxChange], None] | None = None  # hears what is told without a record
+        self._now = now
         self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
@@ -92,13 +129,13 @@ class Pipeline:
             if _event_of(detection) <= self._replay:
                 reason = "the sensor ended before the outcome was known"
                 self.log.add_response(
-                    Response(detection, time.time_ns(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
+                    Response(detection, self._now(), action, "enforce", "failed", reason, targets=(), latency_ns=0)
                 )
 
     def protect(self, guard: Guard) -> None:
         """From here on escapes are contained, and what the guard sees is told."""
         self.guard = guard
-        guard.seen = self.tell
+        guard.seen = self.tell_beside
 
     def take(self, buffer: Buffer, at: int, length: int, generation: int, position: int) -> None:
         """A record of `length` bytes at `at`. Never raises for anything a sandbox put into it."""
@@ -136,13 +173,14 @@ class Pipeline:
 
     def tick(self, monotonic_ns: int) -> None:
         """What comes of time and not of a record."""
+        self.utc_ns = self._now()
         if self.guard is not None:
             self.guard.tick(monotonic_ns)
         self.network.tick(monotonic_ns)
         for activity in self.enricher.flows.settle(monotonic_ns):
             self._take(activity)
         self._last = (0, 0)
-        self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
+        self._derived(self.detectors.tick(monotonic_ns, self.utc_ns))
         for detection in self.correlating.tick(monotonic_ns):
             self._detected(detection)
         self._tell_folded(self.folding.tick(monotonic_ns))
@@ -191,10 +229,12 @@ class Pipeline:
         """With an id of its own: positions of records are multiples of eight, so seven fit behind each. What has
         no record, or no room, counts on by time."""
         generation, position = self._last
-        if behavior.generation != generation or position % 8 == 7:
-            generation, position = 0, max(time.time_ns(), position + 1 if generation == 0 else 0)
-        else:
+        if behavior.generation and behavior.generation == generation and position % 8 != 7:
             position += 1
+        else:
+            # A tick's has the tick's time; a recording has that too, so that a replay gives the same ids.
+            utc_ns = self._now() if behavior.generation else behavior.time_ns
+            generation, position = 0, max(utc_ns, position + 1 if generation == 0 else 0)
         self._last = (generation, position)
         return replace(behavior, generation=generation, position=position)
 
@@ -210,8 +250,14 @@ class Pipeline:
         )  # fmt: skip
         self._derived(self.detectors.inversion(inversion))
 
+    def tell_beside(self, activity: AnyActivity | SandboxChange) -> None:
+        """What no record told: found at start, or seen by the guard."""
+        if self.beside is not None:
+            self.beside(activity)
+        self.tell(activity)
+
     def tell(self, activity: AnyActivity | SandboxChange) -> None:
-        """Evaluate, respond, log; also for what was found at start."""
+        """Evaluate, respond, log."""
         self.metrics.count("pinfold_events_total", (activity.category,))
         if isinstance(activity, SandboxChange):
             self.log.add_sandbox(activity)
@@ -222,7 +268,7 @@ class Pipeline:
         self.tally[key] = self.tally.get(key, 0) + 1
         for rule in self.engine.match(activity):
             if rule.id not in self.engine.silent:
-                self._detected(_detection(rule, activity))
+                self._detected(_detection(rule, activity, self._now()))
             for detection in self.correlating.observe(rule.id, activity):
                 self._detected(detection)
         if type(activity) is NetworkConnection:
@@ -262,9 +308,9 @@ class Pipeline:
             self.log.flush()
 
 
-def _detection(rule: Rule, activity: AnyActivity) -> Detection:
+def _detection(rule: Rule, activity: AnyActivity, utc_ns: int) -> Detection:
     name = f"{event_id(activity.generation, activity.position)}/{rule.id}"
-    return Detection(name, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, activity)
+    return Detection(name, utc_ns, rule.id, rule.title, rule.level, rule.tags, activity)
 
 
 def _event_of(detection_id: str) -> tuple[int, int]:

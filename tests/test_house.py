@@ -31,6 +31,7 @@ LAYERS = (
     {"pipeline"},
     {"reports"},
     {"reload"},
+    {"recording"},
     {"operations"},
     {"hand"},
     {"daemon"},
@@ -41,7 +42,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Stricter than the layers.
 ONLY = {"events": {"errors"}, "bpf": {"errors", "events", "private"}, "rules": {"errors", "events", "private"}}
 # These start the daemon as a process of its own: what they carry, it must not.
-_CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "reports", "rulecosts"}
+_CORE = {"daemon", "kernel", "hand", "network", "operations", "reload", "pipeline", "recording", "reports", "rulecosts"}
 NOT_FOR = {"cli": _CORE, "demo": _CORE}
 # Foreign modules and the modules of ours that may import them.
 KEPT = {
@@ -59,6 +60,7 @@ KEPT = {
     "sigma": ("sensor.rules",),
     "yaml": ("sensor.configfile", "sensor.rules"),
     "re2": ("sensor.rules",),
+    "zstandard": ("sensor.recording",),
     "orjson": ("sensor.export", "sensor.cli"),
 }
 # What the core process must never carry, however it got there: memory and start-up time.

@@ -19,6 +19,8 @@ from sensor.cli.events import events
 from sensor.cli.killing import kill
 from sensor.cli.policy import policy
 from sensor.cli.quarantine import quarantine
+from sensor.cli.record import record
+from sensor.cli.replay import replay
 from sensor.cli.rules import rules
 from sensor.cli.run import run
 from sensor.cli.sandbox import sandbox
@@ -33,7 +35,7 @@ ERROR, USAGE, DENIED, INTERRUPTED = 1, 2, 4, 130
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done; 1 error: this host or the sensor cannot do it; 2 wrong usage or configuration, no "
     "reason given, a name that several have; 3 not found; 4 permission denied; 5 the daemon does not answer; "
-    "10 findings present (--check, policy check, policy test); 130 interrupted.",
+    "10 findings present (--check, policy check, policy test, rules test --baseline); 130 interrupted.",
 )
 @click.version_option(package_name="pinfold", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -42,7 +44,7 @@ def cli() -> None:
 
 for command in (
     *(run, demo, doctor, status, events, rules, sandbox, quarantine, kill, policy),
-    *(detections, top, bugtool, disarm, arm, completion),
+    *(detections, top, record, replay, bugtool, disarm, arm, completion),
 ):
     cli.add_command(command)
 

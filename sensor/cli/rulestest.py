@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from sensor.cli.common import config_option, json_line
+from sensor.cli.common import config_option
 from sensor.cli.escape import escape
 from sensor.cli.rulefind import paths_argument, say, where
 from sensor.cli.show import column, emit, output_option
@@ -17,32 +16,22 @@ if TYPE_CHECKING:
     from sensor.rules.explaining import Explained
     from sensor.rules.testing import Result
 
-FINDINGS = 10
-_ALARMING = frozenset({"medium", "high", "critical"})
 _COLUMNS = (
     column("Result", "result"),
     column("Rule", "rule_title", True),
     column("Example", "example", True),
     column("Why", "reason", True),
 )
-_FIRED = (column("Level", "level"), column("Count", "count"), column("Rule", "title", True), column("One", "one", True))
-# The part that reads recordings may not be there.
-_BASELINE = "sensor.rules.baseline"
-
-
-def _with_baseline(command: Callable[..., Any]) -> Callable[..., Any]:
-    if find_spec(_BASELINE) is None:
-        return command
-    return click.option(
-        "--baseline", metavar="FILE", help="Run the rules over a recording of ordinary work, and list what fires; "
-        "exit 10 where that is medium or above.",
-    )(command)  # fmt: skip
 
 
 @click.command("test")
 @config_option
 @output_option
-@_with_baseline
+@click.option(
+    "--baseline", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+    help="Run the rules over a recording, or a log, of work that is known to be harmless, and list those that fire; "
+    "exit 10 where one is of medium or above.",
+)  # fmt: skip
 @paths_argument
 def try_out(config_path: str | None, output: str, paths: tuple[str, ...], baseline: str | None = None) -> int:
     """Run the examples of the rules in PATHs, else of all that are configured.
@@ -103,15 +92,10 @@ def _explained(result: Result) -> Explained | None:
         return None  # the reason says it already
 
 
-def _over(baseline: str, places: tuple[str, ...], output: str) -> int:
-    from importlib import import_module  # noqa: PLC0415
+def _over(recording: str, places: tuple[str, ...], output: str) -> int:
+    from sensor.cli import rulesbaseline  # noqa: PLC0415
 
-    from msgspec import to_builtins  # noqa: PLC0415
-
-    fired = [to_builtins(one) for one in import_module(_BASELINE).baseline(baseline, places)]
-    if output == "json":
-        for one in fired:
-            json_line(one)
-    else:
-        emit(output, fired, _FIRED, "nothing fired")
-    return FINDINGS if any(one.get("level") in _ALARMING for one in fired) else 0
+    found = rulesbaseline.baseline(recording, places, shown=True)
+    emit(output, rulesbaseline.rows(found), rulesbaseline.COLUMNS, "no rule fired")
+    click.echo(rulesbaseline.said(found), err=True)
+    return found.status

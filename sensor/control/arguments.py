@@ -15,6 +15,8 @@ MOST_TTL_SECONDS = 30 * 86400
 MOST_SILENCE_SECONDS = 366 * 86400
 MOST_ATTRIBUTES = 32
 MOST_DETECTIONS = 1000
+MOST_RECORDED_SECONDS = 86400
+MOST_RECORDED_BYTES = 4 * 1024 * 1024 * 1024
 
 # Neither control characters nor separators of lines: it is shown on terminals, and is a line of the audit.
 Reason = Annotated[
@@ -137,6 +139,16 @@ class RemoveSilence(Struct, frozen=True, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
+class BeginRecording(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of what the sensor reads, raw: arguments and first bytes with all that they hold. Root alone may ask."""
+
+    reason: Reason
+    seconds: Annotated[int, Meta(ge=1, le=MOST_RECORDED_SECONDS)] = 600
+    bytes: Annotated[int, Meta(ge=65536, le=MOST_RECORDED_BYTES)] = 256 * 1024 * 1024
+    sandbox: Ref | None = None  # of this one alone
+    dry_run: bool = False
+
+
 READS: dict[str, type[Struct]] = {
     "resolve": OfSandbox,  # name, id and path alone
     "sandbox": OfSandbox,
@@ -149,6 +161,7 @@ READS: dict[str, type[Struct]] = {
     "detection": OfDetection,
     "silences": Nothing,
     "top": Nothing,
+    "recording": Nothing,
 }
 # What whoever may touch a sandbox may do to it; of the others the caller must be one who may change things.
 TOUCHES: dict[str, type[Struct]] = {
@@ -165,6 +178,8 @@ CHANGES: dict[str, type[Struct]] = {
     "acknowledge": Acknowledge,
     "silence_add": AddSilence,
     "silence_remove": RemoveSilence,
+    "recording_begin": BeginRecording,
+    "recording_end": Because,
 }
 ALL = READS | TOUCHES | CHANGES
 

@@ -133,6 +133,16 @@ class Client:
     def unsilence(self, silence_id: str, reason: str) -> Any:
         return self.delete(f"/v1/silences/{segment(silence_id)}", reason=reason)
 
+    def recording(self) -> Any:
+        return self.get("/v1/recording")
+
+    def begin_recording(self, reason: str, **options: Any) -> Any:
+        """:param options: seconds, bytes, sandbox."""
+        return self.post("/v1/recording", {"reason": reason, **options})
+
+    def end_recording(self, reason: str) -> Any:
+        return self.post("/v1/recording/end", _body(reason))
+
     def top(self) -> Any:
         return self.get("/v1/top")
 

@@ -114,6 +114,9 @@ ANSWERS: Schema = {
             "talkers": _list(_object(FLOW | RATES | {"sandbox": TEXT, "sandbox_id": COUNT})),
         }
     ),
+    "Recording": _object(
+        {"running": FLAG, "path": TEXT, "records": COUNT, "bytes": COUNT, "seconds": COUNT, "reason": TEXT}
+    ),
     "Would": WOULD,
 }
 _WHY = {

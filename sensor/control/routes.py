@@ -73,5 +73,8 @@ ROUTES = (
     Route("GET", "/v1/silences", "silences", "What is not told of, and until when.", "Silences"),
     Route("POST", "/v1/silences", "silence_add", "Tell of something no more for a while.", "Silence"),
     Route("DELETE", "/v1/silences/{id}", "silence_remove", "Tell of it again.", "Silence"),
+    Route("GET", "/v1/recording", "recording", "The recording that goes on, or the last.", "Recording"),
+    Route("POST", "/v1/recording", "recording_begin", "Write down what the sensor reads.", "Recording", 202),
+    Route("POST", "/v1/recording/end", "recording_end", "Close the recording.", "Recording"),
     Route("GET", "/v1/top", "top", "Rates of the last second.", "Top"),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from sensor.correlating.state import Memory
@@ -21,9 +21,16 @@ RETRY_NS = 60_000_000_000
 class Correlating:
     """Between the engine and the pipeline. `use` gives it the rules of a reload."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        now: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._metrics = metrics
-        self.correlator = Correlator(engine.correlations, time.monotonic_ns(), self._count)
+        self._now, self._monotonic = now, monotonic
+        self.correlator = Correlator(engine.correlations, monotonic(), self._count)
         self._engine = engine
         self._memory: Memory | None = None
         self._log: EventLog | None = None
@@ -37,7 +44,7 @@ class Correlating:
             if memory.restore(self.correlator, last_event):
                 self._told = memory.last
         except (OSError, ValueError) as error:
-            now_ns = time.monotonic_ns()
+            now_ns = self._monotonic()
             self.correlator = Correlator(self._engine.correlations, now_ns, self._count)
             log.add_notice("what correlations held before the restart cannot be read", reason=str(error))
         self._memory, self._log = memory, log
@@ -47,7 +54,7 @@ class Correlating:
     def use(self, engine: Engine) -> None:
         """Of other rules. What did not change keeps what it holds."""
         self._engine = engine
-        self.correlator.replace(engine.correlations, time.monotonic_ns())
+        self.correlator.replace(engine.correlations, self._monotonic())
         self._renewed = True
 
     def observe(self, rule: str, activity: AnyActivity) -> list[Detection]:
@@ -100,7 +107,7 @@ class Correlating:
 
     def _failed(self, error: OSError) -> None:
         """Nothing is on disk then, and a restart says `partial`."""
-        self._retry_ns = time.monotonic_ns() + RETRY_NS
+        self._retry_ns = self._monotonic() + RETRY_NS
         self._metrics.count("pinfold_correlation_state_failures_total")
         if self._log is not None:
             text = "what correlations hold would not survive a restart"
@@ -128,7 +135,7 @@ class Correlating:
         )
         identity = f"{event_id(activity.generation, activity.position)}/{rule.id}"
         known = cast(AnyActivity, activity)
-        return Detection(identity, time.time_ns(), rule.id, rule.title, rule.level, rule.tags, known, seen)
+        return Detection(identity, self._now(), rule.id, rule.title, rule.level, rule.tags, known, seen)
 
     def _count(self, what: str, number: int) -> None:
         self._metrics.count("pinfold_correlation_evicted_total", (what,), number)

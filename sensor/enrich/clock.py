@@ -25,10 +25,10 @@ class Timeline:
     """UTC is record time + `offset`, for record times in [`start`, `end`); others ask `utc`, which
     samples the clock anew and calls `on_sample`."""
 
-    __slots__ = ("_clock", "_on_sample", "end", "impossible", "offset", "start")
+    __slots__ = ("_on_sample", "clock", "end", "impossible", "offset", "start")
 
     def __init__(self, clock: Clock, on_sample: Callable[[], None]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._on_sample = on_sample
         self.offset = 0
         self.start = 0
@@ -40,11 +40,20 @@ class Timeline:
             self.impossible += 1
             return 0
         if not self.start <= monotonic_ns < self.end:
-            self.offset = self._clock.sample()
+            self.offset = self.clock.sample()
             self.start = monotonic_ns
             self.end = monotonic_ns + SAMPLE_EVERY_NS
             self._on_sample()
         return monotonic_ns + self.offset
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """Offset, start and end: a recording carries on where it began."""
+        return self.offset, self.start, self.end
+
+    @state.setter
+    def state(self, found: tuple[int, int, int]) -> None:
+        self.offset, self.start, self.end = found
 
     def now(self) -> tuple[int, int]:
         """(UTC, CLOCK_MONOTONIC), in nanoseconds."""

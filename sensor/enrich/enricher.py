@@ -11,7 +11,6 @@ from typing import Any
 from msgspec import Struct
 
 from sensor.config import Config
-from sensor.enrich import procfs
 from sensor.enrich.actions import Actions
 from sensor.enrich.addresses import Addresses
 from sensor.enrich.clock import Clock, SystemClock, Timeline
@@ -84,23 +83,23 @@ class Enricher:
         self.users = Users()
         self._mount = cgroup_mount.rstrip("/")
         self._limit = config.limits.processes
-        self._timeline = Timeline(clock or SystemClock(), self.tick)
+        self.timeline = Timeline(clock or SystemClock(), self.tick)
         self.names = Names()
         self.addresses = Addresses()
-        self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline, self.addresses, self.names)
-        self.escapes = Escapes(self.sandboxes, self.processes, self.users, self._timeline)
+        self._actions = Actions(self.sandboxes, self.processes, self.users, self.timeline, self.addresses, self.names)
+        self.escapes = Escapes(self.sandboxes, self.processes, self.users, self.timeline)
         self.dns = DnsTracker(_dns_settings(config), self.names)
         self.flows = Flows(
             self.sandboxes,
             self.processes,
-            self._timeline,
+            self.timeline,
             self.addresses,
             self.names,
             self.dns,
             config.flows.table,
         )
         self._counters: Counter[str] = Counter()
-        self._outside = Outside()
+        self.outside = Outside()
         self._images = TextCache(image_path)
         self._folders = TextCache(walked_path)
         self._invoked = TextCache(invoked)
@@ -145,7 +144,7 @@ class Enricher:
         """The sandboxes that exist and were not known: at start, or after a reload of the
         configuration. Ids count up from `position`; they are not a ring's, so give a generation that is
         no ring's either, lest a replay take one for a record's."""
-        utc_ns, monotonic_ns = self._timeline.now()
+        utc_ns, monotonic_ns = self.timeline.now()
         return [
             self._change("found", sandbox, (generation, position + index, utc_ns, monotonic_ns), sandbox.id, 0)
             for index, sandbox in enumerate(self.sandboxes.scan())
@@ -153,7 +152,7 @@ class Enricher:
 
     def scan(self, existing: Iterable[Sandbox], generation: int, position: int) -> Existing:
         """What is in these sandboxes already: processes, flows, listeners, open devices."""
-        utc_ns, monotonic_ns = self._timeline.now()
+        utc_ns, monotonic_ns = self.timeline.now()
         scan = ExistingScan(self.processes, self.users, self.addresses, self._mount, self._limit)
         found = scan.run(list(existing), (generation, position, utc_ns, monotonic_ns))
         self._counters.update(found.counters)
@@ -170,12 +169,12 @@ class Enricher:
 
     def utc(self, monotonic_ns: int) -> int:
         """UTC of a record's time."""
-        return self._timeline.utc(monotonic_ns)
+        return self.timeline.utc(monotonic_ns)
 
     @property
     def counters(self) -> Counter[str]:
         """What could not be known or kept, by reason."""
-        impossible = Counter({"times_impossible": self._timeline.impossible})
+        impossible = Counter({"times_impossible": self.timeline.impossible})
         network = self.flows.counters + self.dns.counters
         return self._counters + self.sandboxes.counters + self.processes.counters + network + impossible
 
@@ -183,7 +182,7 @@ class Enricher:
 
     def _exec(self, r: Exec, generation: int, position: int) -> ProcessCreation:
         t = r.time_ns
-        time = self._timeline
+        time = self.timeline
         utc = t + time.offset if time.start <= t < time.end else time.utc(t)
         sandbox_id = r.sandbox_id
         sandbox = self._by_id.get(sandbox_id) or self.sandboxes.get(sandbox_id)
@@ -306,13 +305,13 @@ class Enricher:
         if not process.parent_tgid:
             process.parent_tgid = r.parent_tgid
         if not process.parent_image and process.parent_tgid == r.parent_tgid:
-            process.parent_image = self._outside.image(r.parent_tgid, r.parent_start_ns)
+            process.parent_image = self.outside.image(r.parent_tgid, r.parent_start_ns)
         return process.parent_tgid, process.parent_image, ""
 
     def _fork(self, r: Fork, _generation: int, _position: int) -> None:
         child = self.processes.forked(r)
         if child is not None and child.parent is None and not r.parent_sandbox_id:
-            child.image = child.parent_image = self._outside.image(r.parent_tgid, r.parent_start_ns)
+            child.image = child.parent_image = self.outside.image(r.parent_tgid, r.parent_start_ns)
             child.entry.image = child.image
 
     # Sandboxes.
@@ -330,7 +329,7 @@ class Enricher:
             sandbox = self.sandboxes.ended(r.cgroup_id, r.time_ns)
         if sandbox is None:
             return None
-        when = (generation, position, self._timeline.utc(r.time_ns), r.time_ns)
+        when = (generation, position, self.timeline.utc(r.time_ns), r.time_ns)
         return self._change("born" if born else "ended", sandbox, when, r.cgroup_id, r.tgid)
 
     def _move(self, r: Move, generation: int, position: int) -> SandboxChange:
@@ -338,19 +337,16 @@ class Enricher:
         if not r.previous_sandbox_id and not process.image and not process.parent_tgid:
             self._brought_along(process)
         left = bool(r.previous_sandbox_id) and r.destination_sandbox_id != r.sandbox_id
-        when = (generation, position, self._timeline.utc(r.time_ns), r.time_ns)
+        when = (generation, position, self.timeline.utc(r.time_ns), r.time_ns)
         return self._change("left" if left else "entered", self.sandboxes.get(r.sandbox_id), when, r.cgroup_id, r.tgid)
 
     def _brought_along(self, process: Process) -> None:
         """The image of one that just moved in: the host's program, until it executes another."""
-        status = procfs.read_stat(process.tgid)
-        if status is None or procfs.start_ticks(status.start_ns) != procfs.start_ticks(process.start_ns):
-            return
-        process.image = process.entry.image = self._outside.image(process.tgid, process.start_ns)
-        above = procfs.read_stat(status.parent_tgid)
+        process.image = process.entry.image = self.outside.image(process.tgid, process.start_ns)
+        above = self.outside.parent(process.tgid, process.start_ns)
         if above is not None:
-            process.parent_tgid = above.tgid
-            process.parent_image = self._outside.image(above.tgid, above.start_ns)
+            process.parent_tgid, started = above
+            process.parent_image = self.outside.image(process.parent_tgid, started)
 
     def _change(
         self, change: str, sandbox: Sandbox, when: tuple[int, int, int, int], cgroup_id: int, tgid: int

@@ -22,3 +22,11 @@ class Outside:
             path = procfs.read_image(tgid, start_ns) if tgid and start_ns else None
             image = self._known[key] = (path or b"").decode(errors="replace")
         return image
+
+    def parent(self, tgid: int, start_ns: int) -> tuple[int, int] | None:
+        """tgid and start of its parent; None where either is gone, or another has its tgid."""
+        status = procfs.read_stat(tgid)
+        if status is None or procfs.start_ticks(status.start_ns) != procfs.start_ticks(start_ns):
+            return None
+        above = procfs.read_stat(status.parent_tgid)
+        return None if above is None else (above.tgid, above.start_ns)

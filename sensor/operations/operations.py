@@ -14,7 +14,7 @@ from sensor.control import arguments
 from sensor.control.arguments import complaint
 from sensor.control.caller import BusyError, Caller, ConflictError
 from sensor.errors import DeniedError, NeverTouchError, NotFoundError, PinfoldError, UsageError
-from sensor.operations import find, views
+from sensor.operations import find, recording, views
 from sensor.operations.acting import Acting, Answer, Target, may_change, told, would
 from sensor.operations.audit import Journal
 from sensor.operations.parts import OVER, Parts, absent
@@ -47,6 +47,7 @@ class Operations:
             "detection": self._detection,
             "silences": self._silences,
             "top": self._rates,
+            "recording": self._recording,
         }
         self._changes: dict[str, Callable[[Any, Caller, Target], Answer]] = self._acting.handlers | {
             "reload": self._reload,
@@ -55,6 +56,8 @@ class Operations:
             "acknowledge": self._acknowledge,
             "silence_add": self._silence,
             "silence_remove": self._unsilence,
+            "recording_begin": self._record,
+            "recording_end": self._end_record,
         }
 
     def answer(self, name: str, body: bytes, caller: Caller) -> bytes:
@@ -191,6 +194,9 @@ class Operations:
     def _rates(self, _: arguments.Nothing) -> Answer:
         return self._top.answer(time.monotonic_ns())
 
+    def _recording(self, _: arguments.Nothing) -> Answer:
+        return recording.told(self._parts)
+
     # What is changed for the whole sensor.
 
     def _reload(self, asked: arguments.Because, caller: Caller, _: Target) -> Answer:
@@ -270,6 +276,12 @@ class Operations:
             return would(f"end the silence {asked.id}")
         self._parts.silences.remove(asked.id)
         return {"id": asked.id}
+
+    def _record(self, asked: arguments.BeginRecording, caller: Caller, _: Target) -> Answer:
+        return recording.begin(self._parts, asked, caller)
+
+    def _end_record(self, asked: arguments.Because, caller: Caller, _: Target) -> Answer:
+        return recording.end(self._parts, asked, caller)
 
     def _known(self, detection_id: str) -> Told:
         found = self._recent.get(detection_id)

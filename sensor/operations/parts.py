@@ -15,6 +15,7 @@ from sensor.enrich.sandboxes.registry import Sandbox
 from sensor.export.log import EventLog
 from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
+from sensor.recording.recorder import Recorder
 from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.killsandbox import SandboxKiller
@@ -103,6 +104,7 @@ class Parts(Struct):
     silences: Silences | None = None
     attributes: Attributes | None = None
     explain: Callable[[Sandbox, Mapping[str, str]], Mapping[str, Any]] | None = None
+    recorder: Recorder | None = None
     flow: Callable[[int], FlowState | None] = lambda _slot: None  # what the kernel counted, by the flow's slot
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import (
+    corpus,
     correlations,
     cost,
     detection,
@@ -49,6 +50,7 @@ GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "correlations": (correlations.run, correlations.NAMES),
     "detection": (detection.run, detection.NAMES),
     "sample": (sample.run, sample.NAMES),
+    "corpus": (corpus.run, corpus.NAMES),
     "start": (start.run, start.NAMES),
     "refusals": (operator_refusals.run, operator_refusals.NAMES),
     "quarantine": (operator_quarantine.run, operator_quarantine.NAMES),

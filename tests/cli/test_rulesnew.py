@@ -26,7 +26,7 @@ def test_a_rule_is_made_and_checked(here: Path, capsys: Said, event: str, tag: s
     assert document["detection"]["words"] == {"CommandLine|contains|all": [" tunnel", " --url"]}
     assert main(["rules", "check", str(file.parent)]) == 0
     assert main(["rules", "explain", str(file), ID]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("yes  An edge")
+    assert any(line.startswith("yes  An edge") for line in capsys.readouterr().out.splitlines())
 
 
 def test_secrets_do_not_go_into_examples(here: Path, capsys: Said) -> None:

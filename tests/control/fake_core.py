@@ -27,6 +27,7 @@ PROCESS = {
     "tgid": 7, "parent_tgid": 1, "image": "/bin/sh", "command_line": "sh -c x", "user": "root", "started_ns": 1,
     "cgroup_id": 11, "entered": True,
 }  # fmt: skip
+RECORDING = {"running": True, "path": "/x.pfr", "records": 1, "bytes": 9, "seconds": 1, "reason": ""}
 ANSWERS: dict[str, Any] = {
     "resolve": {"id": 11, "name": "agent-1", "path": "docker/11"},
     "sandbox": ROW | {
@@ -52,6 +53,9 @@ ANSWERS: dict[str, Any] = {
     "silences": [{"id": "s1"}],
     "silence_add": {"id": "s1"},
     "silence_remove": {"id": "s1"},
+    "recording": RECORDING,
+    "recording_begin": RECORDING,
+    "recording_end": RECORDING,
     "top": {"time_ns": 1, "sandboxes": [ROW | RATE | {"events_per_s": 1.0}],
             "talkers": [FLOW | RATE | {"sandbox": "agent-1", "sandbox_id": 11}]},
 }  # fmt: skip

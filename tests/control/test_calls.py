@@ -62,6 +62,8 @@ def test_everything_that_the_client_asks_reaches_the_core(client: Client, core: 
     assert client.silences() == [{"id": "s1"}]
     assert client.silence("noise", 60, rule="R", **{"class": "c"}) == client.unsilence("s1", "over") == {"id": "s1"}
     assert client.top()["talkers"]
+    assert client.recording()["running"] is client.begin_recording("why", seconds=5)["running"] is True
+    assert client.end_recording("enough")["records"] == 1
     assert client.get("/v1/openapi.json")["info"]["title"] == "pinfold"
     assert core.of("tree")[0].ref == "/a/b c"
     assert [asked.all for asked in core.of("quarantines")] == ["0", "1"]

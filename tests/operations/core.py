@@ -24,6 +24,7 @@ from sensor.export.log import EventLog
 from sensor.metrics import Metrics
 from sensor.operations.operations import Operations
 from sensor.operations.parts import Asked, Parts
+from sensor.recording.recorder import State, Wanted
 from sensor.reports import Reports
 from sensor.respond.disarm import Arming
 from sensor.respond.kill import Gone
@@ -125,6 +126,20 @@ class Attributes:
         sandbox.class_ = attributes.get("class", sandbox.class_)
 
 
+class Recorder:
+    def __init__(self) -> None:
+        self.asked: list[Wanted | None] = []
+
+    def begin(self, wanted: Wanted) -> None:
+        self.asked.append(wanted)
+
+    def end(self, _reason: str) -> None:
+        self.asked.append(None)
+
+    def progress(self) -> State:
+        return State(bool(self.asked and self.asked[-1]), "/x.pfr")
+
+
 class Core:
     """`boxes/NAME` are sandboxes below `folder`, which plays the cgroup2 mount."""
 
@@ -153,7 +168,9 @@ class Core:
         self.flows: dict[int, FlowState] = {}
         self.quarantines = Quarantines()
         self.silences = Silences()
+        self.recorder = Recorder()
         self.parts = Parts(
+            recorder=self.recorder,  # type: ignore[arg-type]
             config=lambda: self.config,
             mount=str(folder),
             enricher=self.enricher,

@@ -39,6 +39,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "acknowledge": {"id": "1f-a0/r-1"},
     "silence_add": {"rule": "r-1", "until_seconds": 60},
     "silence_remove": {"id": "s1"},
+    "recording_begin": {"sandbox": "other"},
+    "recording_end": {},
 }
 # Parents are `boxes/mine-*`: what is below them is one deeper.
 BELOW = LAUNCHER.__class__(1200, 9, "/usr/bin/trainer", ("boxes",))
@@ -96,10 +98,26 @@ def test_a_dry_run_says_what_and_changes_nothing(full: Core, name: str) -> None:
     assert full.lines() == before
 
 
+def test_what_is_recorded_is_roots_alone_to_ask_for(full: Core) -> None:
+    """Arguments and first bytes, raw: whoever may stop a sandbox may not read that."""
+    operator = ROOT.__class__(1100, 9, "/usr/bin/pinfold", "change")
+    with pytest.raises(DeniedError, match="uid 1100 may not record"):
+        full.call("recording_begin", operator, reason=WHY)
+    assert full.recorder.asked == []
+    answer = full.call("recording_begin", reason=WHY, sandbox="other", seconds=7)
+    (wanted,) = full.recorder.asked
+    assert wanted is not None
+    assert (wanted.seconds, wanted.sandboxes) == (7, (full.enricher.sandboxes.live()[1].id,))
+    assert answer == {"running": True, "path": "/x.pfr", "records": 0, "bytes": 0, "seconds": 0, "reason": ""}
+    with pytest.raises(NotFoundError):
+        full.call("recording_begin", reason=WHY, sandbox="nobody")
+
+
 def _state(core: Core) -> Any:
     attributes: Any = core.parts.attributes
     return (
-        list(core.killed), list(core.armed), len(core.reloads), dict(core.silences.kept), dict(core.silences.seen),
+        list(core.killed), list(core.armed), len(core.reloads), list(core.recorder.asked),
+        dict(core.silences.kept), dict(core.silences.seen),
         {name: record.state for name, record in core.quarantines.kept.items()}, dict(attributes.kept),
         core.parts.arming.disarmed(),
     )  # fmt: skip

@@ -77,6 +77,10 @@ class Registry:
         self._patterns = [compile_pattern(pattern) for pattern in config.sandboxes]
         self._singles = numbers_now(config)
 
+    def forgetful(self) -> None:
+        """From here on attributes are kept in memory alone: a replay leaves nothing behind."""
+        self._store = None
+
     def __len__(self) -> int:
         return len(self.by_id) - len(self._ended)
 
@@ -117,7 +121,7 @@ class Registry:
         known = self.by_id.get(cgroup_id)
         if known is not None and not known.ended_ns:
             return None
-        return self._add(cgroup_id, self._paths.path(cgroup_id) or path, time_ns)
+        return self._add(cgroup_id, self.path_of(cgroup_id) or path, time_ns)
 
     def reconfigure(self, config: Config) -> None:
         """New patterns and classes. A sandbox stays one while it lives; its class and grants may change."""
@@ -193,7 +197,7 @@ class Registry:
             if sandbox is None or sandbox.ended_ns:
                 continue
             sandbox.retries += 1
-            self._take_name(sandbox, self._name(sandbox.path))
+            self._take_name(sandbox, self.name_of(sandbox.path))
             self._classify(sandbox)
             if not sandbox.certain and sandbox.retries < RETRIES_MAX:
                 self._unnamed[cgroup_id] = None
@@ -209,8 +213,7 @@ class Registry:
         self._strangers.pop(cgroup_id, None)
         self._ended.pop(cgroup_id, None)
         sandbox = self._make(cgroup_id, path, match[1] if match else "default", time_ns)
-        if self._store is not None:
-            sandbox.attributes = self._store.get(cgroup_id)
+        sandbox.attributes = self.kept_of(cgroup_id)
         if len(self) >= self._config.limits.sandboxes:
             self.counters["sandboxes_overflow"] += 1
             self._classify(sandbox)
@@ -224,7 +227,7 @@ class Registry:
     def _make(self, cgroup_id: int, path: str, class_: str, time_ns: int) -> Sandbox:
         sandbox = Sandbox(cgroup_id, path, class_, "", "none", {}, time_ns, False, (), False, class_, {})
         self._grant(sandbox)
-        self._take_name(sandbox, self._name(path) if path else guessed("none", f"cgroup-{cgroup_id}"))
+        self._take_name(sandbox, self.name_of(path) if path else guessed("none", f"cgroup-{cgroup_id}"))
         return sandbox
 
     def _grant(self, sandbox: Sandbox) -> None:
@@ -246,7 +249,7 @@ class Registry:
     def _stranger(self, cgroup_id: int) -> Sandbox:
         """An id whose birth was lost, or that no sandbox ever had."""
         self.counters["sandboxes_unknown"] += 1
-        path = self._paths.path(cgroup_id) or ""
+        path = self.path_of(cgroup_id) or ""
         if path and self.outermost(path) == path.strip("/"):
             added = self._add(cgroup_id, path, 0)
             if added is not None:
@@ -256,7 +259,17 @@ class Registry:
         stranger = self._strangers[cgroup_id] = self._make(cgroup_id, path, "default", 0)
         return stranger
 
-    def _name(self, path: str) -> Named:
+    # Asked of the host: a recording hears these three, and a replay answers them.
+
+    def path_of(self, cgroup_id: int) -> str | None:
+        return self._paths.path(cgroup_id)
+
+    def kept_of(self, cgroup_id: int) -> dict[str, str]:
+        """Attributes that a launcher gave it in an earlier run."""
+        return self._store.get(cgroup_id) if self._store is not None else {}
+
+    def name_of(self, path: str) -> Named:
+        """What the runtimes' files say of a cgroup."""
         components = split(path)
         if not components:
             return guessed("none", "/")

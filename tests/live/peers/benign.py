@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from tests.live.peers import benign_builds, benign_servers
+from tests.live.peers import benign_browser, benign_builds, benign_servers
 from tests.live.peers.network import Network
 from tests.live.running import Sandbox
 
@@ -23,6 +23,7 @@ BENIGN: dict[str, Benign] = {
     "make": benign_builds.make_jobs,
     "pytest-multiprocessing": benign_builds.pytest_multiprocessing,
     "dev-server": benign_servers.dev_server,
+    "browser": benign_browser.browser,
     "notebook": benign_servers.notebook,
     "agent-tool": partial(benign_servers.agent, itself=False),
     "agent-itself": partial(benign_servers.agent, itself=True),

@@ -1,0 +1,1 @@
+"""What the sensor read, kept in a file, and run again."""

@@ -21,24 +21,27 @@ def regenerated(text: str, table: str) -> str:
 
 
 def catalogue_table(rules: Path) -> str:
-    lines = ["| rule | title | level | category | ATT&CK | ATLAS |", "|---|---|---|---|---|---|"]
+    lines = ["| rule | level | status | category | techniques | response |", "|---|---|---|---|---|---|"]
     for path in sorted(rules.rglob("*.yml")):
         rule: dict[str, Any] = yaml.safe_load(path.read_text())
-        tags = rule["tags"]
-        techniques = ", ".join(tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit())
-        atlas = ", ".join(tag[6:].upper() for tag in tags if tag.startswith("atlas."))
-        name = path.relative_to(rules).with_suffix("")
         title = rule["title"].replace("|", "\\|")
         lines.append(
-            f"| [{name}]({path.relative_to(rules)}) | {title} | {rule['level']} | {rule['logsource']['category']} "
-            f"| {techniques} | {atlas} |"
+            f"| [{title}]({path.relative_to(rules)}) | {rule['level']} | {rule['status']} "
+            f"| {rule['logsource']['category']} | {', '.join(techniques(rule['tags']))} "
+            f"| {rule['response'].partition(':')[0]} |"
         )
     return "\n".join(lines)
 
 
+def techniques(tags: list[str]) -> list[str]:
+    """Ids of ATT&CK and ATLAS, as those write them."""
+    attack = [tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit()]
+    return attack + [tag[6:].upper() for tag in tags if tag.startswith("atlas.")]
+
+
 def main() -> None:
     rules = Path(__file__).resolve().parents[2] / "rules"
-    for name, table in (("FIELDS.md", fields.markdown()), ("CATALOGUE.md", catalogue_table(rules))):
+    for name, table in (("FIELDS.md", fields.markdown()), ("README.md", catalogue_table(rules))):
         path = rules / name
         path.write_text(regenerated(path.read_text(), table))
 

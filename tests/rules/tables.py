@@ -9,6 +9,8 @@ import yaml
 
 from sensor.rules import fields
 
+TOP = Path(__file__).resolve().parents[2]
+COVERAGE = TOP / "tests/data/coverage.yaml"
 BEGIN = "<!-- generated: python -m tests.rules.tables -->"
 END = "<!-- end of what is generated -->"
 
@@ -39,9 +41,32 @@ def techniques(tags: list[str]) -> list[str]:
     return attack + [tag[6:].upper() for tag in tags if tag.startswith("atlas.")]
 
 
+def coverage_table(rules: Path) -> str:
+    """What stands for the rules of other sensors: `tests/data/coverage.yaml`, with links."""
+    data: dict[str, dict[str, list[str] | str]] = yaml.safe_load(COVERAGE.read_text())
+    lines: list[str] = []
+    for source, theirs in data.items():
+        answered = sum(isinstance(ours, list) for ours in theirs.values())
+        lines += [f"### {source}: {answered} of {len(theirs)}", "", "| theirs | ours, or why none |", "|---|---|"]
+        for name, ours in theirs.items():
+            links = ", ".join(f"[{rule}]({rule}.yml)" for rule in ours) if isinstance(ours, list) else ours
+            lines.append(f"| {name} | {links} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def tables(rules: Path) -> dict[str, str]:
+    """File in rules/ → its generated part."""
+    return {
+        "FIELDS.md": fields.markdown(),
+        "README.md": catalogue_table(rules),
+        "COVERAGE.md": coverage_table(rules),
+    }
+
+
 def main() -> None:
-    rules = Path(__file__).resolve().parents[2] / "rules"
-    for name, table in (("FIELDS.md", fields.markdown()), ("README.md", catalogue_table(rules))):
+    rules = TOP / "rules"
+    for name, table in tables(rules).items():
         path = rules / name
         path.write_text(regenerated(path.read_text(), table))
 

@@ -14,7 +14,7 @@ from sensor.rules import fields
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
 from sensor.rules.testing import activity, examples_file, run_examples
-from tests.rules.tables import catalogue_table, regenerated
+from tests.rules.tables import regenerated, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
@@ -121,7 +121,20 @@ def test_ordinary_work_raises_nothing_above_low(engine: Engine, item: dict[str, 
     assert [rule.title for rule in matched if LEVELS.index(rule.level) >= LEVELS.index("medium")] == []
 
 
-@pytest.mark.parametrize("name", ["FIELDS.md", "README.md"])
+def test_what_stands_for_the_rules_of_others_is_there() -> None:
+    data = yaml.safe_load((ROOT / "tests/data/coverage.yaml").read_text())
+    ours = {str(path.relative_to(RULES).with_suffix("")) for path in FILES}
+    for theirs in data.values():
+        for name, answer in theirs.items():
+            if isinstance(answer, list):
+                assert answer, name
+                assert set(answer) <= ours, name
+            else:
+                assert answer.startswith("no. "), name
+                assert len(answer.split()) >= 5, name
+
+
+@pytest.mark.parametrize("name", ["FIELDS.md", "README.md", "COVERAGE.md"])
 def test_generated_tables_are_true(name: str) -> None:
     text = (RULES / name).read_text()
-    assert regenerated(text, fields.markdown() if name == "FIELDS.md" else catalogue_table(RULES)) == text
+    assert regenerated(text, tables(RULES)[name]) == text

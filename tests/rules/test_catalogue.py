@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 FILES = sorted(RULES.rglob("*.yml"))
 BENIGN = yaml.safe_load((ROOT / "tests/data/benign.events.yaml").read_text())["events"]
+BEHAVIOURS = yaml.safe_load((ROOT / "tests/data/behaviours.events.yaml").read_text())["behaviours"]
 RESPONSES = {"log", "review", "deny", "kill", "quarantine"}
 STATUSES = {"stable", "test", "experimental", "deprecated"}
 
@@ -119,6 +120,13 @@ def test_every_rule_is_found_through_the_index() -> None:
 def test_ordinary_work_raises_nothing_above_low(engine: Engine, item: dict[str, Any]) -> None:
     matched = engine.match(activity(item["category"], item["event"]))
     assert [rule.title for rule in matched if LEVELS.index(rule.level) >= LEVELS.index("medium")] == []
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda item: str(item["name"]))
+def test_behaviours_of_attack_suites_are_told_in_all_variants(engine: Engine, behaviour: dict[str, Any]) -> None:
+    for item in behaviour["events"]:
+        matched = engine.match(activity(item["category"], item["event"]))
+        assert any(LEVELS.index(rule.level) >= LEVELS.index("medium") for rule in matched), item["event"]
 
 
 def test_what_stands_for_the_rules_of_others_is_there() -> None:

@@ -238,13 +238,19 @@ def folders() -> list[Path]:
     return sorted(found | {TOP / name for name in ("probes", "rules", "packaging", "tests")} | {TOP})
 
 
+def written(readme: Path) -> int:
+    """Lines of it, a generated table left out: that is looked up, not read."""
+    before, begin, rest = readme.read_text().partition("<!-- generated: ")
+    return len(before.splitlines()) + (len(rest.rpartition("<!-- end")[2].splitlines()) if begin else 0)
+
+
 def test_every_folder_says_what_lives_there_on_one_screen() -> None:
     missing = [str(folder.relative_to(TOP)) for folder in folders() if not (folder / "README.md").is_file()]
     assert missing == []
     long = {
         str(folder.relative_to(TOP)): lines
         for folder in folders()
-        if folder != TOP and (lines := len((folder / "README.md").read_text().splitlines())) > 60
+        if folder != TOP and (lines := written(folder / "README.md")) > 60
     }
     assert long == {}
 

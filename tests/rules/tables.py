@@ -9,6 +9,8 @@ import yaml
 
 from sensor.rules import fields, taxonomy
 
+TOP = Path(__file__).resolve().parents[2]
+COVERAGE = TOP / "tests/data/coverage.yaml"
 BEGIN = "<!-- generated: python -m tests.rules.tables -->"
 END = "<!-- end of what is generated -->"
 
@@ -21,17 +23,15 @@ def regenerated(text: str, table: str) -> str:
 
 
 def catalogue_table(rules: Path) -> str:
-    lines = ["| rule | title | level | category | ATT&CK | ATLAS |", "|---|---|---|---|---|---|"]
+    lines = ["| rule | level | status | category | techniques | response |", "|---|---|---|---|---|---|"]
     for path in sorted(rules.rglob("*.yml")):
         rule: dict[str, Any] = yaml.safe_load(path.read_text())
-        tags = rule["tags"]
-        techniques = ", ".join(tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit())
-        atlas = ", ".join(tag[6:].upper() for tag in tags if tag.startswith("atlas."))
-        category = "correlation" if "correlation" in rule else rule["logsource"]["category"]
-        name = path.relative_to(rules).with_suffix("")
         title = rule["title"].replace("|", "\\|")
+        category = "correlation" if "correlation" in rule else rule["logsource"]["category"]
         lines.append(
-            f"| [{name}]({path.relative_to(rules)}) | {title} | {rule['level']} | {category} | {techniques} | {atlas} |"
+            f"| [{title}]({path.relative_to(rules)}) | {rule['level']} | {rule['status']} "
+            f"| {category} | {', '.join(techniques(rule['tags']))} "
+            f"| {rule['response'].partition(':')[0]} |"
         )
     return "\n".join(lines)
 
@@ -41,9 +41,38 @@ def fields_tables() -> str:
     return f"{fields.markdown()}\n{taxonomy.markdown()}"
 
 
+def techniques(tags: list[str]) -> list[str]:
+    """Ids of ATT&CK and ATLAS, as those write them."""
+    attack = [tag[7:].upper() for tag in tags if tag.startswith("attack.t") and tag[8:9].isdigit()]
+    return attack + [tag[6:].upper() for tag in tags if tag.startswith("atlas.")]
+
+
+def coverage_table(rules: Path) -> str:
+    """What stands for the rules of other sensors: `tests/data/coverage.yaml`, with links."""
+    data: dict[str, dict[str, list[str] | str]] = yaml.safe_load(COVERAGE.read_text())
+    lines: list[str] = []
+    for source, theirs in data.items():
+        answered = sum(isinstance(ours, list) for ours in theirs.values())
+        lines += [f"### {source}: {answered} of {len(theirs)}", "", "| theirs | ours, or why none |", "|---|---|"]
+        for name, ours in theirs.items():
+            links = ", ".join(f"[{rule}]({rule}.yml)" for rule in ours) if isinstance(ours, list) else ours
+            lines.append(f"| {name} | {links} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def tables(rules: Path) -> dict[str, str]:
+    """File in rules/ → its generated part."""
+    return {
+        "FIELDS.md": fields_tables(),
+        "README.md": catalogue_table(rules),
+        "COVERAGE.md": coverage_table(rules),
+    }
+
+
 def main() -> None:
-    rules = Path(__file__).resolve().parents[2] / "rules"
-    for name, table in (("FIELDS.md", fields_tables()), ("CATALOGUE.md", catalogue_table(rules))):
+    rules = TOP / "rules"
+    for name, table in tables(rules).items():
         path = rules / name
         path.write_text(regenerated(path.read_text(), table))
 

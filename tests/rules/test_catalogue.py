@@ -14,12 +14,14 @@ from sensor.rules import fields
 from sensor.rules.engine import Engine
 from sensor.rules.ruleset import load
 from sensor.rules.testing import activity, examples_file, run_examples
-from tests.rules.tables import catalogue_table, fields_tables, regenerated
+from tests.rules.tables import regenerated, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 FILES = sorted(RULES.rglob("*.yml"))
 BENIGN = yaml.safe_load((ROOT / "tests/data/benign.events.yaml").read_text())["events"]
+BEHAVIOURS = yaml.safe_load((ROOT / "tests/data/behaviours.events.yaml").read_text())["behaviours"]
+RESPONSES = {"log", "review", "deny", "kill", "quarantine"}
 STATUSES = {"stable", "test", "experimental", "deprecated"}
 
 
@@ -50,14 +52,45 @@ def test_a_rule_says_all_that_an_operator_needs(path: Path) -> None:
     assert len(rule["description"].split()) >= 5
     assert rule["status"] in STATUSES
     assert rule["level"] in LEVELS
-    assert any(tag.startswith("attack.t") and tag[8:9].isdigit() for tag in rule["tags"])
-    assert any(tag.startswith("attack.") and not tag[8:9].isdigit() for tag in rule["tags"])
     assert all(isinstance(line, str) and line for line in rule["falsepositives"])
     if "correlation" not in rule:
         assert rule["logsource"]["product"] == "linux"
         assert rule["logsource"]["category"] in fields.CATEGORIES
+    assert all(line.startswith(("https://", "http://")) for line in rule["references"])
+    response, _, advice = rule["response"].partition(": ")
+    assert response in RESPONSES
+    assert advice or response in {"log", "review"}
     assert rule["author"]
     assert rule["date"]
+
+
+def vendored(name: str) -> dict[str, list[str]]:
+    """Technique id → the other columns, of a list in tests/data."""
+    lines = (ROOT / "tests/data" / name).read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return {row[0].lower(): row[1:] for row in rows}
+
+
+ATTACK, ATLAS = vendored("attack.tsv"), vendored("atlas.tsv")
+TACTICS = {tactic for _, tactics in ATTACK.values() for tactic in tactics.split(",")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
+def test_tags_are_of_attack_and_atlas(path: Path) -> None:
+    """Every technique exists, and every tactic is one of some technique of the same rule."""
+    tags = document(path)["tags"]
+    assert len(set(tags)) == len(tags)
+    attack = {tag.removeprefix("attack.") for tag in tags if tag.startswith("attack.")}
+    atlas = {tag.removeprefix("atlas.") for tag in tags if tag.startswith("atlas.")}
+    assert len(attack) + len(atlas) == len(tags)
+    techniques = attack - TACTICS
+    assert techniques
+    assert techniques - set(ATTACK) == set()
+    assert atlas - set(ATLAS) == set()
+    theirs = {tactic for technique in techniques for tactic in ATTACK[technique][1].split(",")}
+    assert attack & TACTICS
+    assert attack & TACTICS - theirs == set()
+    assert all(set(ATTACK[technique][1].split(",")) & attack for technique in techniques), "a tactic for each technique"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))
@@ -95,7 +128,27 @@ def test_ordinary_work_raises_nothing_above_low(engine: Engine, item: dict[str, 
     assert [rule.title for rule in matched if LEVELS.index(rule.level) >= LEVELS.index("medium")] == []
 
 
-@pytest.mark.parametrize("name", ["FIELDS.md", "CATALOGUE.md"])
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda item: str(item["name"]))
+def test_behaviours_of_attack_suites_are_told_in_all_variants(engine: Engine, behaviour: dict[str, Any]) -> None:
+    for item in behaviour["events"]:
+        matched = engine.match(activity(item["category"], item["event"]))
+        assert any(LEVELS.index(rule.level) >= LEVELS.index("medium") for rule in matched), item["event"]
+
+
+def test_what_stands_for_the_rules_of_others_is_there() -> None:
+    data = yaml.safe_load((ROOT / "tests/data/coverage.yaml").read_text())
+    ours = {str(path.relative_to(RULES).with_suffix("")) for path in FILES}
+    for theirs in data.values():
+        for name, answer in theirs.items():
+            if isinstance(answer, list):
+                assert answer, name
+                assert set(answer) <= ours, name
+            else:
+                assert answer.startswith("no. "), name
+                assert len(answer.split()) >= 5, name
+
+
+@pytest.mark.parametrize("name", ["FIELDS.md", "README.md", "COVERAGE.md"])
 def test_generated_tables_are_true(name: str) -> None:
     text = (RULES / name).read_text()
-    assert regenerated(text, fields_tables() if name == "FIELDS.md" else catalogue_table(RULES)) == text
+    assert regenerated(text, tables(RULES)[name]) == text

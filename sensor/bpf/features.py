@@ -28,6 +28,7 @@ class Helper(IntEnum):
     GET_CURRENT_CGROUP_ID = 80
     GET_RETVAL = 186
     KTIME_GET_COARSE_NS = 160
+    TASK_PT_REGS = 175
 
 
 class Feature(Struct, frozen=True):
@@ -95,6 +96,10 @@ def coarse_clock() -> str:
     return _state(_helper(ProgType.CGROUP_SKB, Helper.KTIME_GET_COARSE_NS, AttachType.INET_EGRESS))
 
 
+def task_registers() -> str:
+    return _state(_helper(ProgType.RAW_TRACEPOINT, Helper.TASK_PT_REGS))
+
+
 def tracepoint(name: str) -> str:
     """By the type that the kernel's BTF has for each tracepoint's probes. Attaching to try would patch a hot path
     twice and wait for every CPU."""
@@ -106,14 +111,17 @@ def tracepoint(name: str) -> str:
 
 
 # Optional tracepoints; each is a feature by its own name.
-TRACEPOINTS = ("signal_generate", "cap_capable")
+TRACEPOINTS = ("signal_generate", "cap_capable", "io_uring_create")
 
 
 def chosen() -> tuple[str, ...]:
     """The optional features that the probes are compiled with."""
     found = [("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock())]
     if os.geteuid() == 0:
-        found += [(name, tracepoint(name)) for name in TRACEPOINTS]
+        registers = task_registers()
+        found.append(("task_registers", registers))
+        # Each reads which system call it is in.
+        found += [(name, tracepoint(name)) for name in TRACEPOINTS if registers == "supported"]
     _names.cache_clear()  # megabytes, which nobody asks for again
     return tuple(name for name, state in found if state == "supported")
 

@@ -14,6 +14,7 @@ from sensor.config import Config
 from sensor.enrich import procfs
 from sensor.enrich.actions import Actions
 from sensor.enrich.addresses import Addresses
+from sensor.enrich.calls import Calls
 from sensor.enrich.clock import Clock, SystemClock, Timeline
 from sensor.enrich.dnsevents import DnsSettings, DnsTracker
 from sensor.enrich.escapes import Escapes
@@ -89,6 +90,8 @@ class Enricher:
         self.addresses = Addresses()
         self._actions = Actions(self.sandboxes, self.processes, self.users, self._timeline, self.addresses, self.names)
         self.escapes = Escapes(self.sandboxes, self.processes, self.users, self._timeline)
+        self._outside = Outside()
+        self._calls = Calls(self.sandboxes, self.processes, self.users, self._timeline, self._outside)
         self.dns = DnsTracker(_dns_settings(config), self.names)
         self.flows = Flows(
             self.sandboxes,
@@ -100,7 +103,6 @@ class Enricher:
             config.flows.table,
         )
         self._counters: Counter[str] = Counter()
-        self._outside = Outside()
         self._images = TextCache(image_path)
         self._folders = TextCache(walked_path)
         self._invoked = TextCache(invoked)
@@ -127,6 +129,7 @@ class Enricher:
             ConnectUnix: self._actions.connect_unix,
             DeviceAttempt: self._actions.device,
             layouts.SensorAccess: self.escapes.access,
+            layouts.SystemCall: self._calls.call,
         }
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:

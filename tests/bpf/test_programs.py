@@ -56,7 +56,13 @@ def test_what_needs_a_feature_is_left_out_without_it() -> None:
     all_of_them = programs.chosen(frozenset({"connect_unix", "get_retval", *TRACEPOINTS}))
     assert all_of_them == list(programs.PROGRAMS)
     left_out = {program.name for program in all_of_them} - {p.name for p in programs.chosen(frozenset())}
-    assert left_out == {"on_connect_unix", "on_flush_unix", "on_signal_generate", "on_cap_capable"}
+    assert left_out == {
+        "on_connect_unix",
+        "on_flush_unix",
+        "on_signal_generate",
+        "on_cap_capable",
+        "on_io_uring_create",
+    }
 
 
 def test_every_map_that_the_probes_use_is_made() -> None:

@@ -27,7 +27,6 @@
 
 #define PF_CLONE_NEW 0x7e020080ULL /* CLONE_NEW…; in clone(2) the lowest of them is part of the exit signal */
 #define PF_CLONE_NEWUSER 0x10000000ULL
-#define PF_CLD_TRAPPED 4
 #define PF_CAP_DAC_READ_SEARCH 2
 /* KILL, SETGID, SETUID, SETPCAP, LINUX_IMMUTABLE, NET_ADMIN, NET_RAW, SYS_MODULE, SYS_RAWIO, SYS_CHROOT, SYS_PTRACE, SYS_PACCT,
  * SYS_ADMIN, SYS_BOOT, SYS_TIME, MKNOD, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG, PERFMON, BPF,
@@ -253,22 +252,28 @@ static __always_inline u32 tell_fork(struct pf_control *c, struct pf_sandbox *sa
 }
 
 #ifdef PF_HAVE_SIGNAL_GENERATE
-/* Who traces is told by the first stop of who is traced, whichever way it was attached; unless the tracer set
- * SA_NOCLDSTOP. */
+/* Who traces is told by the first stop of who is traced, or by its end, whichever way it was attached: SIGCHLD goes to
+ * the tracer. Not by the stops where the tracer set SA_NOCLDSTOP. */
 static __always_inline void tell_traced(struct pf_control *c, void *tracer, u32 tracer_tgid) {
   struct pf_process *process = process_of(tracer_tgid);
   if (!process) return;
   struct pf_sandbox *sandbox = sandbox_by_id(process->sandbox_id);
   if (!sandbox) return;
+  void *self = current_task(), *parent = 0;
+  u32 traced = 0, parent_tgid = 0;
+  READ(traced, self, task_struct, ptrace);
+  if (!traced) return;
+  READ(parent, self, task_struct, parent);
+  READ(parent_tgid, parent, task_struct, tgid);
+  if (parent_tgid != tracer_tgid) return; /* its parent, which is told of its end too */
   struct pf_system_call e;
   begin_call(&e, sandbox, process, PF_SEEN_TRACED);
   e.target_tgid = e.header.tgid;
   struct pf_process *target = process_of(e.target_tgid);
-  if (target) {
-    e.target_sandbox_id = target->sandbox_id;
-    e.target_start_ns = target->start_ns;
-  }
-  void *cred = 0;
+  if (target) e.target_sandbox_id = target->sandbox_id;
+  void *cred = 0, *leader = 0;
+  READ(leader, self, task_struct, group_leader);
+  READ(e.target_start_ns, leader, task_struct, start_boottime);
   READ(cred, tracer, task_struct, cred);
   READ(e.uid, cred, cred, uid);
   READ(e.header.tid, tracer, task_struct, pid);
@@ -290,9 +295,7 @@ int on_signal_generate(struct bpf_raw_tracepoint_args *ctx) {
   if (!c) return 0;
   if (guard_signal(c, number, target, ctx->args[4])) return 0;
   if (number == 17) {
-    s32 code = 0;
-    if (ctx->args[1] > 1) read_kernel(&code, sizeof(code), (void *)ctx->args[1] + 8); /* siginfo.si_code */
-    if (code == PF_CLD_TRAPPED) tell_traced(c, to, target);
+    tell_traced(c, to, target);
     return 0;
   }
   u32 tgid = bpf_get_current_pid_tgid() >> 32;

@@ -215,9 +215,10 @@ class Tables:
             fields = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"class_id": class_id}
             libbpf.update(self._maps["sandboxes"], key, Sandbox(**fields).pack())
 
-    def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int) -> None:
+    def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int, user_ns: int) -> None:
         """One that was in its sandbox before the probes; one they know already is left as it is."""
-        entry = Process(sandbox_id, exec_id, start_ns, family=exec_id, class_id=self._class_of(sandbox_id))
+        class_id = self._class_of(sandbox_id)
+        entry = Process(sandbox_id, exec_id, start_ns, family=exec_id, class_id=class_id, user_ns=user_ns)
         try:
             libbpf.update(self._maps["processes"], pack("<I", tgid), entry.pack(), libbpf.NOEXIST)
         except RefusedError:

@@ -310,6 +310,34 @@ def test_repeats_are_counted(sensor: Running, sandbox: Sandbox) -> None:
     assert sensor.lost() == {}
 
 
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        ("socket.socket(17, 3)", "A packet socket is asked for"),
+        (
+            "call(272, NEWUSER); open('/proc/self/uid_map', 'w').write('0 65534 1')",
+            "A process makes itself a user namespace",
+        ),
+        ("call(56, NEWUSER | 17, 0, 0, 0, 0) or os._exit(0)", "A process makes itself a user namespace"),
+        ("pid = os.fork() or time.sleep(300)\nassert call(101, 16, pid, 0, 0) == 0", "A process traces another"),
+        ("socket.socket(2, 3, 1)", "A raw socket is asked for"),
+        (
+            "call(308, os.open('/proc/self/ns/uts', 0), 0)",
+            "A namespace is entered or made with the rights over the host",
+        ),
+        ("call(430, b'tmpfs', 0)", "A sandbox mounts with the rights over the host"),
+        ("call(169, 1, 1, 1, 0)", "A sandbox reaches for the machine itself"),
+    ],
+)
+def test_the_rules_that_it_is_for(sensor: Running, sandbox: Sandbox, code: str, title: str) -> None:
+    box = sandbox.start("/usr/bin/python3", "-I", "-S", "-c", CALLS + code)
+    try:
+        sensor.wait(sandbox, kind="detection", rule=lambda rule: rule and rule["title"] == title)
+    finally:
+        box.kill()
+        box.wait()
+
+
 WORK = """
 import json, multiprocessing, subprocess, sys, tempfile
 with tempfile.TemporaryDirectory() as folder:
@@ -328,4 +356,6 @@ def test_ordinary_work_makes_no_flood(sensor: Running, sandbox: Sandbox, uid: in
     assert done.returncode == 0, done.stderr
     sensor.settled(sandbox)
     lines = sensor.of(sandbox, category="system_call")
+    detected = sensor.of(sandbox, kind="detection")
+    assert [line["rule"]["title"] for line in detected if line["rule"]["level"] not in {"low", "informational"}] == []
     assert len(lines) <= 10, [(line["Image"], line["SystemCall"], line["Capability"]) for line in lines]

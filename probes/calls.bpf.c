@@ -20,7 +20,6 @@
 #define PF_SYS_RT_TGSIGQUEUEINFO 297
 #define PF_SYS_OPEN_BY_HANDLE_AT 304
 #define PF_SYS_SETNS 308
-#define PF_SYS_BPF 321
 #define PF_SYS_PIDFD_SEND_SIGNAL 424
 #define PF_SYS_IO_URING_SETUP 425
 #define PF_SYS_CLONE3 435
@@ -427,7 +426,7 @@ int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   }
   if (quiet && !writes(number)) return 0; /* of the other calls only who writes a map of ids */
   s32 result = ctx->args[4];
-  guard_capability(c, sandbox, process, capability, number == PF_SYS_BPF, ns, result);
+  guard_capability(c, sandbox, process, capability, number, ns, result);
   struct pf_system_call e;
   u64 *arguments = (u64 *)e.arguments;
   begin_call(&e, sandbox, process, PF_SEEN_CAPABILITY);

@@ -3,6 +3,8 @@
 #define PF_CAP_SYS_ADMIN 21
 #define PF_CAP_PERFMON 38
 #define PF_CAP_BPF 39
+#define PF_SYS_PERF_EVENT_OPEN 298
+#define PF_SYS_BPF 321
 
 static __always_inline void tell_access(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_process *process,
                                         struct pf_sensor_access *e, int refused) {
@@ -50,12 +52,14 @@ static __always_inline int guard_signal(struct pf_control *c, u32 number, u32 ta
 }
 
 /* Making maps and programs asks for CAP_BPF, opening those of others by id for CAP_SYS_ADMIN: which so much else asks
- * for (each mmap) that only the system call tells the two apart. */
+ * for (each mmap) that only the system call tells the two apart. So it does for CAP_PERFMON: `ps` asks for it, to open
+ * the environment of others (proc_mem_open, 6.17). */
 static __always_inline void guard_capability(struct pf_control *c, struct pf_sandbox *sandbox,
-                                             struct pf_process *process, u32 capability, int bpf, void *ns,
-                                             s32 result) {
+                                             struct pf_process *process, u32 capability, u32 number,
+                                             void *ns, s32 result) {
+  int bpf = number == PF_SYS_BPF;
   if (bpf == (capability == PF_CAP_PERFMON)) return;
-  if (!bpf && capability != PF_CAP_PERFMON) return;
+  if (!bpf && (capability != PF_CAP_PERFMON || number != PF_SYS_PERF_EVENT_OPEN)) return;
   if (bpf && capability != PF_CAP_BPF && capability != PF_CAP_SYS_ADMIN) return;
   struct pf_sensor_access e;
   __builtin_memset(&e, 0, sizeof(e));

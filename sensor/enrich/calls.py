@@ -55,10 +55,10 @@ _BY_CAPABILITY = {
     "module": "SYS_MODULE",
     "chroot": "SYS_CHROOT",
     "bpf": "BPF",
-    "perf": "PERFMON",
     "device": "MKNOD",
     "kernel": "SYS_BOOT SYS_TIME SYS_RAWIO SYS_PACCT SYSLOG",
-    "file": "SYS_PTRACE DAC_READ_SEARCH LINUX_IMMUTABLE",  # without a call that traces: a file of /proc/PID
+    # Where the call itself neither traces nor watches: a file of another process in /proc.
+    "file": "SYS_PTRACE PERFMON DAC_READ_SEARCH LINUX_IMMUTABLE",
 }
 _ACTION_OF_CAPABILITY = {name: action for action, names in _BY_CAPABILITY.items() for name in names.split()}
 _BY_WAY: dict[int, str] = {

@@ -127,6 +127,16 @@ def test_a_mount_by_root_through_a_user_namespace_and_refused(
     assert line["User"] == "nobody"
 
 
+def test_what_another_process_has_in_proc(sensor: Running, sandbox: Sandbox, sleeper: subprocess.Popen[bytes]) -> None:
+    """Kernels from 6.17 on ask for CAP_PERFMON first: it is no attempt on the sensor, and no more than a file."""
+    assert sandbox.run("cat", f"/proc/{sleeper.pid}/environ").returncode == 0
+    sensor.settled(sandbox)
+    assert {(line["Action"], line["SystemCall"]) for line in sensor.of(sandbox, category="system_call")} <= {
+        ("file", "openat")
+    }
+    assert not sensor.of(sandbox, category="sensor_access")
+
+
 def test_the_new_way_to_mount(sensor: Running, sandbox: Sandbox) -> None:
     assert int(did(sandbox, "print(call(430, b'tmpfs', 0))")) >= 0
     assert told(sensor, sandbox, Action="mount")["SystemCall"] == "fsopen"

@@ -250,6 +250,17 @@ static __always_inline u32 tell_fork(struct pf_control *c, struct pf_sandbox *sa
   return id;
 }
 
+/* By what a call is another one than before, beside its number. */
+static __always_inline u32 differing(u32 number, u64 *arguments) {
+  if (number == PF_SYS_SOCKET) return (u16)arguments[0] | (u32)arguments[1] << 16;
+  if (number == PF_SYS_MOUNT) return arguments[3];
+  if (number == PF_SYS_SETNS) return arguments[1];
+  if (number == PF_SYS_CLONE || number == PF_SYS_CLONE3 || number == PF_SYS_UNSHARE || number == PF_SYS_BPF ||
+      number == PF_SYS_PTRACE || number == PF_SYS_PRCTL || number == PF_SYS_KEYCTL)
+    return arguments[0];
+  return 0;
+}
+
 #ifdef PF_HAVE_SIGNAL_GENERATE
 /* Who traces is told by the first stop of who is traced, or by its end, whichever way it was attached: SIGCHLD goes to
  * the tracer. Not by the stops where the tracer set SA_NOCLDSTOP. */
@@ -351,17 +362,6 @@ int on_io_uring_create(struct bpf_raw_tracepoint_args *ctx) {
 #endif
 
 #ifdef PF_HAVE_CAP_CAPABLE
-/* By what a call is another one than before, beside its number. */
-static __always_inline u32 differing(u32 number, u64 *arguments) {
-  if (number == PF_SYS_SOCKET) return (u16)arguments[0] | (u32)arguments[1] << 16;
-  if (number == PF_SYS_MOUNT) return arguments[3];
-  if (number == PF_SYS_SETNS) return arguments[1];
-  if (number == PF_SYS_CLONE || number == PF_SYS_CLONE3 || number == PF_SYS_UNSHARE || number == PF_SYS_BPF ||
-      number == PF_SYS_PTRACE || number == PF_SYS_PRCTL || number == PF_SYS_KEYCTL)
-    return arguments[0];
-  return 0;
-}
-
 /* An mmap asks for CAP_SYS_ADMIN over the host: whoever does so from a user namespace where it was not before has
  * changed it, which nothing asks a capability for. It asks also before a page of a memfd is written for the first time. */
 static __always_inline void tell_quiet(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_process *process,
@@ -442,6 +442,47 @@ int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   }
   /* What it changes itself is told already. */
   if (process && level && (number == PF_SYS_UNSHARE || number == PF_SYS_SETNS)) process->user_ns = e.user_ns;
+  tell_call(c, sandbox, process, &e, differing(number, arguments));
+  return 0;
+}
+#endif
+
+#ifdef PF_HAVE_SYS_ENTER
+#define PF_CALLS 512
+#define PF_SOCK_RAW 3
+
+/* What of a wanted call is too ordinary to be told: children without a namespace of their own, sockets of the usual
+ * sorts, and of prctl what says nothing of capabilities. */
+static __always_inline int ordinary(u32 number, u64 *arguments) {
+  if (number == PF_SYS_CLONE) return !(arguments[0] & PF_CLONE_NEW & ~0xffULL);
+  if (number == PF_SYS_CLONE3) return !(arguments[0] & PF_CLONE_NEW);
+  if (number == PF_SYS_SOCKET) return (u32)arguments[0] != 17 && (arguments[1] & 15) != PF_SOCK_RAW;
+  if (number == PF_SYS_PRCTL) return arguments[0] != 24 && arguments[0] != 28 && arguments[0] != 47;
+  return 0;
+}
+
+/* Every system call of the host passes here: attached only where the operator asked for it. Told is that it was
+ * begun, with what it was given; not what became of it. */
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx) {
+  void *task = current_task();
+  u32 status = *(volatile u32 *)(task + PF_AT_task_struct__thread_info + PF_AT_thread_info__status);
+  int compat = (status & PF_TS_COMPAT) != 0;
+  u32 number = ctx->args[1];
+  number = compat ? from_i386(number) : number & ~0x40000000u;
+  u8 *wanted = bpf_map_lookup_elem(MAP(wanted_calls), &number);
+  if (!wanted || !*wanted) return 0;
+  struct pf_control *c = control();
+  if (!c) return 0;
+  struct pf_process *process = process_of(bpf_get_current_pid_tgid() >> 32);
+  struct pf_sandbox *sandbox = current_sandbox(c, process);
+  if (!sandbox) return 0;
+  struct pf_system_call e;
+  u64 *arguments = (u64 *)e.arguments;
+  begin_call(&e, sandbox, process, PF_SEEN_ENTRY);
+  call_arguments(&e, task_registers(task), compat);
+  if (number == PF_SYS_CLONE3) read_user(&arguments[0], 8, (void *)arguments[0]);
+  if (ordinary(number, arguments)) return 0;
+  e.number = number;
   tell_call(c, sandbox, process, &e, differing(number, arguments));
   return 0;
 }

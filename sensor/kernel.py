@@ -50,7 +50,7 @@ class Kernel:
         self.handle = Handle(base)
         self.denials = Denials(self.handle)
         self._sizes = _sizes(config)
-        self.features = features.chosen()
+        self.features = features.chosen(config.syscalls == "full")
         abi = objects.abi_digest(self._sizes, self.features)
         found = objects.take_over(base, abi, self._sizes, self.features)
         self.fresh = found is None
@@ -172,6 +172,11 @@ class Kernel:
             for kind, major, minor in numbers
         ]
         self.tables.write_grants(dict.fromkeys(keys, pack("<I", 1)))
+
+    def want_calls(self, numbers: Iterable[int]) -> None:
+        """Of the rules that are loaded."""
+        if features.GATE in self.features:
+            self.tables.write_calls(numbers)
 
     def is_gpu(self, kind: int, major: int, minor: int) -> bool:
         """Whether a device number is a GPU's, by the table that was last written."""

@@ -112,16 +112,19 @@ def tracepoint(name: str) -> str:
 
 # Optional tracepoints; each is a feature by its own name.
 TRACEPOINTS = ("signal_generate", "cap_capable", "io_uring_create")
+GATE = "sys_enter"  # only where it is asked for
 
 
-def chosen() -> tuple[str, ...]:
-    """The optional features that the probes are compiled with."""
+def chosen(gate: bool = False) -> tuple[str, ...]:
+    """The optional features that the probes are compiled with. `gate`: system calls are looked at where they begin."""
     found = [("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock())]
     if os.geteuid() == 0:
         registers = task_registers()
         found.append(("task_registers", registers))
         # Each reads which system call it is in.
         found += [(name, tracepoint(name)) for name in TRACEPOINTS if registers == "supported"]
+        if gate and registers == "supported":
+            found.append((GATE, tracepoint(GATE)))
     _names.cache_clear()  # megabytes, which nobody asks for again
     return tuple(name for name, state in found if state == "supported")
 

@@ -53,6 +53,7 @@ PROGRAMS = (
     _raw("signal_generate", "signal_generate"),
     _raw("cap_capable", "cap_capable"),
     _raw("io_uring_create", "io_uring_create"),
+    _raw("sys_enter", "sys_enter"),
     Program("on_sock_create", ProgType.CGROUP_SOCK, attach=AttachType.INET_SOCK_CREATE),
     Program("on_connect4", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET4_CONNECT),
     Program("on_connect6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET6_CONNECT),

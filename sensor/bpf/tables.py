@@ -13,6 +13,7 @@ from msgspec import Struct
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
 from sensor.bpf.maps import (
+    CALLS,
     CHAR_CLASSES,
     CHAR_MAJORS,
     CLASSES,
@@ -170,6 +171,13 @@ class Tables:
     def write_automaton(self, rows: Sequence[bytes]) -> None:
         for index, row in enumerate(rows):
             libbpf.update(self._maps["automaton"], pack("<I", index), row)
+
+    def write_calls(self, numbers: Iterable[int]) -> None:
+        """System calls that are told of where they begin. The others' entries are written too: what was wanted before
+        is not any more."""
+        wanted = set(numbers)
+        for number in range(CALLS):
+            libbpf.update(self._maps["wanted_calls"], pack("<I", number), pack("<B", number in wanted))
 
     # Flows.
 

@@ -12,7 +12,7 @@ from sensor.enrich.processes import ProcessTable, same_start
 from sensor.enrich.sandboxes.registry import Registry
 from sensor.enrich.users import Users
 from sensor.events.activity import SystemCall
-from sensor.events.callnames import NUMBERS, call_name
+from sensor.events.callnames import CALLS_OF_ACTION, NUMBERS, call_name
 from sensor.events.layouts import Flag, Seen
 from sensor.events.layouts import SystemCall as CallRecord
 
@@ -26,27 +26,7 @@ SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE A
 MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
 """
 CAPABILITIES = tuple(_CAPABILITIES.split())
-_BY_CALL = {
-    "trace": "ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise",
-    "mount": "mount umount2 pivot_root open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr"
-    " open_tree_attr",
-    "namespace": "unshare setns clone clone3",
-    "bpf": "bpf",
-    "module": "create_module init_module finit_module delete_module",
-    "io_uring": "io_uring_setup io_uring_register",
-    "memfd": "memfd_create memfd_secret",
-    "credentials": "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups",
-    "capabilities": "capset",
-    "chroot": "chroot",
-    "signal": "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal",
-    "device": "mknod mknodat",
-    "kernel": "settimeofday clock_settime clock_adjtime adjtimex reboot swapon swapoff acct iopl ioperm syslog"
-    " sethostname setdomainname kexec_load kexec_file_load",
-    "file": "open_by_handle_at fanotify_init quotactl quotactl_fd",
-    "perf": "perf_event_open",
-    "keys": "keyctl add_key request_key",
-}
-_ACTION_OF_CALL = {NUMBERS[name]: action for action, names in _BY_CALL.items() for name in names.split()}
+_ACTION_OF_CALL = {NUMBERS[name]: action for action, names in CALLS_OF_ACTION.items() for name in names}
 _BY_CAPABILITY = {
     "credentials": "SETUID SETGID",
     "capabilities": "SETPCAP SETFCAP",

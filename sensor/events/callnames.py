@@ -49,6 +49,29 @@ _COMPAT = 0x10000  # PF_CALL_COMPAT
 NAMES = dict(enumerate(_FIRST.split())) | dict(enumerate(_LATER.split(), _LATER_FROM))
 NUMBERS = {name: number for number, name in NAMES.items()}
 
+# What a call does, as SystemCall.Action has it; `socket` is told by its arguments.
+_ACTIONS = {
+    "trace": "ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise",
+    "mount": "mount umount2 pivot_root open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr"
+    " open_tree_attr",
+    "namespace": "unshare setns clone clone3",
+    "bpf": "bpf",
+    "module": "create_module init_module finit_module delete_module",
+    "io_uring": "io_uring_setup io_uring_register",
+    "memfd": "memfd_create memfd_secret",
+    "credentials": "setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups",
+    "capabilities": "capset",
+    "chroot": "chroot",
+    "signal": "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal",
+    "device": "mknod mknodat",
+    "kernel": "settimeofday clock_settime clock_adjtime adjtimex reboot swapon swapoff acct iopl ioperm syslog"
+    " sethostname setdomainname kexec_load kexec_file_load",
+    "file": "open_by_handle_at fanotify_init quotactl quotactl_fd",
+    "perf": "perf_event_open",
+    "keys": "keyctl add_key request_key",
+}
+CALLS_OF_ACTION = {action: tuple(names.split()) for action, names in _ACTIONS.items()}
+
 
 def call_name(number: int) -> str:
     """The kernel's name, else the number; `i386:N` for a 32-bit call that has none here, "" for none."""

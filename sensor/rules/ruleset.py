@@ -46,12 +46,14 @@ class Rule(Struct, frozen=True):
 
 class Ruleset(Struct, frozen=True):
     """`source` is Python for `engine`; `refused` holds `file:line: reason` lines; `unindexed` the ids of
-    rules that are evaluated for every event of their category, since nothing in them can be looked up."""
+    rules that are evaluated for every event of their category, since nothing in them can be looked up; `calls` the
+    numbers of the system calls that rules are about."""
 
     rules: tuple[Rule, ...]
     source: str
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
+    calls: tuple[int, ...] = ()
 
 
 def rule_files(paths: Iterable[Path | str]) -> list[Path]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from sensor.rules import calls, need, parse
 from sensor.rules import compile as compiler
-from sensor.rules import need, parse
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.ruleset import Rule, Ruleset, rule_files
 
@@ -74,6 +74,7 @@ class _Loader:
             source=compiler.module(self.predicates, categories, needs),
             refused=tuple(self.refused),
             unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
+            calls=calls.wanted((parsed.category, parsed.expression) for parsed in self.parsed),
         )
 
 

@@ -142,10 +142,11 @@ def test_the_new_way_to_mount(sensor: Running, sandbox: Sandbox) -> None:
     assert told(sensor, sandbox, Action="mount")["SystemCall"] == "fsopen"
 
 
-def test_unshare_by_its_program(sensor: Running, sandbox: Sandbox) -> None:
-    assert sandbox.run("unshare", "-r", "/bin/true", uid=NOBODY).returncode == 0
+@pytest.mark.parametrize(("uid", "user"), [(0, "root"), (NOBODY, "nobody")])
+def test_unshare_by_its_program(sensor: Running, sandbox: Sandbox, uid: int, user: str) -> None:
+    assert sandbox.run("unshare", "-r", "/bin/true", uid=uid).returncode == 0
     line = told(sensor, sandbox, Action="namespace", SystemCall="unshare")
-    assert (line["Image"], line["User"]) == ("/usr/bin/unshare", "nobody")
+    assert (line["Image"], line["User"]) == ("/usr/bin/unshare", user)
     # Its map of ids.
     line = told(sensor, sandbox, Action="namespace", SystemCall="write")
     assert (line["Capability"], line["Granted"], line["HostUserNamespace"]) == ("CAP_SYS_ADMIN", True, False)

@@ -44,6 +44,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "open": ("openloop", "TUN"),
     "open-null": ("openloop", "/dev/null"),
     "call": ("callloop",),  # mmap and munmap: the former asks for a capability
+    "shm-write": ("callloop", "-w", "/dev/shm/pinfold-bench"),  # for each page of a tmpfs, too
     "gate": ("callloop", "-g"),  # getppid, with `syscalls: full`
     # In turns with a reference that no hook sees; what counts is how many times as long an operation took.
     "throughput": ("throughput", "-r"),  # an operation is 128 KiB through one flow
@@ -68,6 +69,8 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "open-null-inside": ("open-null", "inside", 5),
     "call-cost-outside": ("call", "outside", 1),
     "call-cost-inside": ("call", "inside", 5),
+    "call-shm-outside": ("shm-write", "outside", 1),
+    "call-shm-inside": ("shm-write", "inside", 5),
     "call-gate-outside": ("gate", "outside", None),
     "call-gate-inside": ("gate", "inside", None),
     "throughput-outside": ("throughput", "outside", 1),

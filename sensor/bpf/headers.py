@@ -23,8 +23,6 @@ MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {
         "tgid",
         "pid",
         "real_parent",
-        "parent",
-        "ptrace",
         "group_leader",
         # "start_boottime" since cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime"), 5.5
         ("start_boottime", "real_start_time"),
@@ -37,6 +35,8 @@ MEMBERS: dict[str, tuple[str | tuple[str, ...], ...]] = {
         "exit_code",
         "files",
         "thread_info",
+        "parent",
+        "ptrace",
     ),
     "thread_info": ("status",),
     "files_struct": ("fdt",),

@@ -153,8 +153,12 @@ int on_cgroup_attach_task(struct bpf_raw_tracepoint_args *ctx) {
   READ(e.start_ns, leader, task_struct, start_boottime);
   if (process)
     e.header.flags |= PF_FLAG_MIGRATED;
-  else
-    enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, e.header.time_ns);
+  else {
+    void *cred = 0, *ns = 0;
+    READ(cred, task, task_struct, cred);
+    READ(ns, cred, cred, user_ns);
+    enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, e.header.time_ns, namespace_id(ns, PF_AT_user_namespace__ns));
+  }
   send(c, sandbox, &e, sizeof(e), PF_PRIORITY_URGENT);
   return 0;
 }

@@ -17,7 +17,13 @@ int on_flush(struct bpf_raw_tracepoint_args *ctx) {
   int failed = 0;
   if (r->count && !(key.bits & PF_KEY_DEVICE) && repeat_unwanted(&key)) r->count = 0;
   if (r->count) {
-    if (key.bits & PF_KEY_DEVICE)
+    if ((key.bits & PF_KEY_CALL) == PF_KEY_CALL)
+#ifdef PF_HAVE_TASK_REGISTERS
+      failed = send_repeat_call(c, sandbox, &key, r, now);
+#else
+      failed = 0;
+#endif
+    else if (key.bits & PF_KEY_DEVICE)
       failed = send_repeat_device(c, sandbox, &key, r, now);
     else
       failed = send_repeat_connect(c, sandbox, &key, r, now);

@@ -1,12 +1,13 @@
-/* What sandboxed processes try on the sensor itself. Both tracepoints fire for the whole host and often, so each
- * ends at once for nearly everything: by a look-up of the target in a map of a few entries, by a comparison. */
+/* What sandboxed processes try on the sensor itself; asked by the programs of calls.bpf.c. */
 
-static __always_inline void tell_access(struct pf_sensor_access *e, int refused) {
-  struct pf_control *c = control();
-  if (!c) return;
-  struct pf_process *process = process_of(bpf_get_current_pid_tgid() >> 32);
-  struct pf_sandbox *sandbox = current_sandbox(c, process);
-  if (!sandbox) return;
+#define PF_CAP_SYS_ADMIN 21
+#define PF_CAP_PERFMON 38
+#define PF_CAP_BPF 39
+#define PF_SYS_PERF_EVENT_OPEN 298
+#define PF_SYS_BPF 321
+
+static __always_inline void tell_access(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_process *process,
+                                        struct pf_sensor_access *e, int refused) {
   fill_header(&e->header, PF_TYPE_SENSOR_ACCESS, sizeof(*e), sandbox, process);
   struct pf_access_key key = {};
   key.exec_id = e->header.exec_id;
@@ -31,57 +32,40 @@ static __always_inline void tell_access(struct pf_sensor_access *e, int refused)
   send(c, sandbox, e, sizeof(*e), PF_PRIORITY_URGENT);
 }
 
-#ifdef PF_HAVE_SIGNAL_GENERATE
-/* Whoever sends: kill, tgkill, pidfd, F_SETOWN, ptrace's attach. By the target and not by siginfo's code, which a
- * sender may choose (F_SETSIG). PTRACE_SEIZE sends nothing: sensor/guard looks at TracerPid. Signal 0 never comes
- * here; nor does one that the permission check refused. */
-int on_signal_generate(struct bpf_raw_tracepoint_args *ctx) {
-  void *task = (void *)ctx->args[2];
-  u32 target = 0;
-  READ(target, task, task_struct, tgid);
+/* By the target and not by siginfo's code, which a sender may choose (F_SETSIG). PTRACE_SEIZE sends nothing:
+ * sensor/guard looks at TracerPid. */
+static __always_inline int guard_signal(struct pf_control *c, u32 number, u32 target, s32 result) {
   if (!bpf_map_lookup_elem(MAP(guarded), &target)) return 0;
-  u32 number = ctx->args[0];
   /* A child's end, urgent data, job control and a terminal's size: the kernel's own, and without effect. */
-  if (number == 17 || number == 21 || number == 22 || number == 23 || number == 28) return 0;
+  if (number == 17 || number == 21 || number == 22 || number == 23 || number == 28) return 1;
+  struct pf_process *process = process_of(bpf_get_current_pid_tgid() >> 32);
+  struct pf_sandbox *sandbox = current_sandbox(c, process);
+  if (!sandbox) return 1;
   struct pf_sensor_access e;
   __builtin_memset(&e, 0, sizeof(e));
   e.access = PF_ACCESS_SIGNAL;
   e.number = number;
   e.target_tgid = target;
-  e.result = ctx->args[4];
-  tell_access(&e, 0);
-  return 0;
+  e.result = result;
+  tell_access(c, sandbox, process, &e, 0);
+  return 1;
 }
-#endif
-
-#ifdef PF_HAVE_CAP_CAPABLE
-static void *(*current_task)(void) = (void *)158; /* bpf_get_current_task_btf, 5.11 */
-static void *(*task_registers)(void *task) = (void *)175; /* bpf_task_pt_regs, 5.15 */
-
-#define PF_CAP_SYS_ADMIN 21
-#define PF_CAP_PERFMON 38
-#define PF_CAP_BPF 39
-#define PF_ORIG_AX 120 /* struct pt_regs of x86-64: the system call's number */
-#define PF_SYS_BPF 321
-#define PF_SYS_BPF_I386 357
 
 /* Making maps and programs asks for CAP_BPF, opening those of others by id for CAP_SYS_ADMIN: which so much else asks
- * for (each mmap) that only the system call tells the two apart. It is a read of the task's own saved registers. */
-int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
-  u32 capability = ctx->args[3];
-  if (capability != PF_CAP_SYS_ADMIN && capability != PF_CAP_BPF && capability != PF_CAP_PERFMON) return 0;
-  /* Typed memory to the verifier, which lets it be read without a call. */
-  u64 call = *(volatile u64 *)(task_registers(current_task()) + PF_ORIG_AX);
-  int bpf = call == PF_SYS_BPF || call == PF_SYS_BPF_I386;
-  if (bpf == (capability == PF_CAP_PERFMON)) return 0;
-  void *ns = (void *)ctx->args[1];
+ * for (each mmap) that only the system call tells the two apart. So it does for CAP_PERFMON: `ps` asks for it, to open
+ * the environment of others (proc_mem_open, 6.17). */
+static __always_inline void guard_capability(struct pf_control *c, struct pf_sandbox *sandbox,
+                                             struct pf_process *process, u32 capability, u32 number,
+                                             void *ns, s32 result) {
+  int bpf = number == PF_SYS_BPF;
+  if (bpf == (capability == PF_CAP_PERFMON)) return;
+  if (!bpf && (capability != PF_CAP_PERFMON || number != PF_SYS_PERF_EVENT_OPEN)) return;
+  if (bpf && capability != PF_CAP_BPF && capability != PF_CAP_SYS_ADMIN) return;
   struct pf_sensor_access e;
   __builtin_memset(&e, 0, sizeof(e));
   e.access = PF_ACCESS_CAPABILITY;
   e.number = bpf ? PF_CAP_BPF : PF_CAP_PERFMON;
-  e.result = ctx->args[4];
+  e.result = result;
   e.user_ns = namespace_id(ns, PF_AT_user_namespace__ns);
-  tell_access(&e, e.result != 0);
-  return 0;
+  tell_access(c, sandbox, process, &e, e.result != 0);
 }
-#endif

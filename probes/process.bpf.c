@@ -76,12 +76,6 @@ out:
   return s->at - begin;
 }
 
-static __always_inline u32 namespace_id(void *namespace, u32 offset) {
-  u32 id = 0;
-  if (namespace) read_kernel(&id, sizeof(id), namespace + offset + PF_AT_ns_common__inum);
-  return id;
-}
-
 static __always_inline void read_namespaces(struct pf_exec *e, void *task, void *cred) {
   void *proxy = 0, *ns = 0, *pid = 0;
   READ(proxy, task, task_struct, nsproxy);
@@ -324,13 +318,14 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
 }
 
 static __always_inline void enter(struct pf_control *c, u32 tgid, struct pf_sandbox *sandbox, u64 start_ns, u64 now,
-                                  u64 family) {
+                                  u64 family, u32 user_ns) {
   struct pf_process entry = {};
   entry.family = family;
   entry.sandbox_id = sandbox->id;
   entry.exec_id = now;
   entry.start_ns = start_ns;
   entry.class_id = sandbox->class_id;
+  entry.user_ns = user_ns;
   if (bpf_map_update_elem(MAP(processes), &tgid, &entry, BPF_ANY)) {
     c->untracked = 1;
     count_lost(sandbox, PF_LOSS_PROCESSES_FULL);
@@ -375,7 +370,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
   e.parent_exec_id = e.header.exec_id;
   e.parent_sandbox_id = process ? process->sandbox_id : 0;
   e.parent_tgid = parent_tgid;
-  enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, process ? process->family : e.header.time_ns);
+  u32 user_ns = process ? process->user_ns : 0;
+#ifdef PF_HAVE_TASK_REGISTERS
+  user_ns = tell_fork(c, sandbox, process, parent, child);
+#endif
+  enter(c, tgid, sandbox, e.start_ns, e.header.time_ns, process ? process->family : e.header.time_ns, user_ns);
   e.header.tgid = tgid;
   e.header.tid = tid;
   e.header.cgroup_id = there;

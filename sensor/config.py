@@ -109,6 +109,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     flows: Flows = Flows()
     detect: DetectSettings = DetectSettings()
     metrics: Metrics = Metrics()
+    syscalls: Literal["decisions", "full"] = "decisions"  # full: at their gate too, which slows those of the whole host
     log: Log = Log()
     control: Control = Control()
     quarantine: Quarantine = Quarantine()
@@ -144,7 +145,7 @@ def rule_paths(config: Config) -> tuple[str, ...]:
 
 def refuse_fixed(now: Config, wanted: Config) -> None:
     """Raises HostError for a change that a reload cannot make: sizes of maps, names of pins, places."""
-    for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log", "dns", "detect"):
+    for name in ("instance", "cpus", "paths", "ring", "limits", "metrics", "log", "dns", "detect", "syscalls"):
         if getattr(now, name) != getattr(wanted, name):
             raise HostError(f"{name}: a change needs a restart of the sensor")
     if now.control.group != wanted.control.group:

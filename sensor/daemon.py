@@ -90,6 +90,7 @@ class Daemon:
         host = Host(enricher.processes, self._sandbox_path, self._own_pids, mount, config.paths.state)
         responder = Responder(Policy(config), host, self._journal, self._metrics, self._arming, told=self._say)
         ruleset = rules.result()
+        self._kernel.want_calls(ruleset.calls)
         self._network = Network(
             config, self._kernel.tables, enricher, self._metrics, self._folder, self._kernel.is_gpu, log.add_notice
         )

@@ -51,7 +51,7 @@ class Kernel:
         self.handle = Handle(base)
         self.denials = Denials(self.handle)
         self._sizes = _sizes(config)
-        self.features = features.chosen()
+        self.features = features.chosen(config.syscalls == "full")
         abi = objects.abi_digest(self._sizes, self.features)
         found = objects.take_over(base, abi, self._sizes, self.features)
         self.fresh = found is None
@@ -183,6 +183,11 @@ class Kernel:
         ]
         self.tables.write_grants(dict.fromkeys(keys, pack("<I", 1)))
 
+    def want_calls(self, numbers: Iterable[int]) -> None:
+        """Of the rules that are loaded."""
+        if features.GATE in self.features:
+            self.tables.write_calls(numbers)
+
     def is_gpu(self, kind: int, major: int, minor: int) -> bool:
         """Whether a device number is a GPU's, by the table that was last written."""
         return class_name(self._classifier.classify(kind, major, minor)) in GPU_CLASSES
@@ -213,13 +218,15 @@ class Kernel:
                 self.tables.add_sandbox(entry.id, entry.class_id)
             for tgid, process in tables.processes(self._config.limits.processes):
                 if os.path.exists(f"/proc/{tgid}"):
-                    self.tables.add_process(tgid, process.start_ns, process.sandbox_id, process.exec_id)
+                    self.tables.add_process(
+                        tgid, process.start_ns, process.sandbox_id, process.exec_id, process.user_ns
+                    )
 
     def add_processes(self, known: Iterable[tuple[int, int, int]]) -> None:
         """(tgid, start_ns, sandbox id) of what was found in /proc. One that ended in between is taken out again."""
         now = time.monotonic_ns()
         for tgid, start_ns, sandbox_id in known:
-            self.tables.add_process(tgid, start_ns, sandbox_id, now)
+            self.tables.add_process(tgid, start_ns, sandbox_id, now, _user_namespace(tgid))
             if not os.path.exists(f"/proc/{tgid}"):
                 self.tables.drop_process(tgid)
 
@@ -328,6 +335,14 @@ def _class_entry(entry: KernelClass, realtime_ns: int) -> Class:
         realtime_ns=realtime_ns,
         name=entry.name.encode().ljust(32, b"\0"),
     )
+
+
+def _user_namespace(tgid: int) -> int:
+    """0 where the process is gone: the probes then take the first that they see for the one it was in."""
+    try:
+        return os.stat(f"/proc/{tgid}/ns/user").st_ino
+    except OSError:
+        return 0
 
 
 def _make_cgroup(path: str) -> None:

@@ -84,6 +84,7 @@ class Reload:
             engine = rules.engine()  # made aside, too
             self._kernel.configure(config, sandboxes.classes_under(config))
             self._kernel.attach()
+            self._kernel.want_calls(ruleset.calls)
         except (PinfoldError, OSError) as error:
             # What was half written is written back.
             self._kernel.configure(self.config, sandboxes.classes_under(self.config))

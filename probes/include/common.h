@@ -33,6 +33,7 @@ static long (*read_user)(void *to, u32 size, const void *from) = (void *)112;
 #define PF_UNTRACKED 0xfffffffeu   /* class_id in a birth: a sandbox for which the map has no room */
 /* pf_repeat_key.bits, behind the verdict */
 #define PF_KEY_DEVICE 16
+#define PF_KEY_CALL 48 /* DEVICE and IPV4, which never stand together */
 #define PF_KEY_IPV4 32
 #define PF_KEY_UNCONNECTED 64 /* device: refused before us */
 #define PF_KEY_PRIOR_UNKNOWN 128
@@ -77,6 +78,12 @@ static __always_inline u64 cgroup_id(void *cgroup) {
   u64 id = 0;
   READ(node, cgroup, cgroup, kn);
   READ(id, node, kernfs_node, id);
+  return id;
+}
+
+static __always_inline u32 namespace_id(void *namespace, u32 offset) {
+  u32 id = 0;
+  if (namespace) read_kernel(&id, sizeof(id), namespace + offset + PF_AT_ns_common__inum);
   return id;
 }
 

@@ -9,7 +9,7 @@
 #pragma once
 
 /* Bump when a layout or the meaning of a member changes. */
-#define PF_ABI 4
+#define PF_ABI 5
 
 enum pf_type {
   PF_TYPE_EXEC = 1,
@@ -26,6 +26,7 @@ enum pf_type {
   PF_TYPE_PAYLOAD = 66,
   PF_TYPE_INVERSION = 67,
   PF_TYPE_SENSOR_ACCESS = 80,
+  PF_TYPE_SYSTEM_CALL = 81,
 };
 
 /* Set in pf_header.flags. */
@@ -40,6 +41,18 @@ enum pf_flag {
 enum pf_access {
   PF_ACCESS_SIGNAL = 1,          /* a signal to one of the sensor's processes; an attach by ptrace sends SIGSTOP */
   PF_ACCESS_CAPABILITY = 2,      /* CAP_BPF: bpf(2) asked for it or for CAP_SYS_ADMIN; or CAP_PERFMON */
+};
+
+/* What told of a system call, pf_system_call.seen_by. */
+enum pf_seen {
+  PF_SEEN_CAPABILITY = 1,        /* it asked for a capability */
+  PF_SEEN_SIGNAL = 2,            /* it sent a signal */
+  PF_SEEN_TRACED = 3,            /* the process stops for its tracer, who is told by SIGCHLD */
+  PF_SEEN_IO_URING = 4,
+  PF_SEEN_USER_NS = 5,           /* the process is in another user namespace than before */
+  PF_SEEN_FORK = 6,              /* its child is */
+  PF_SEEN_MEMFD = 7,             /* it writes to a memfd */
+  PF_SEEN_ENTRY = 8,             /* the system call itself; only with the setting for it */
 };
 
 /* What was decided in the kernel. */
@@ -387,3 +400,27 @@ struct pf_sensor_access {
   u32 user_ns;               /* capability: in which user namespace it was asked for */
   u32 uid;
 };
+
+/* A system call that rules care for. `number` is x86-64's, also of a 32-bit call where it has one. */
+struct pf_system_call {
+  struct pf_header header;
+  u64 count;                 /* 1, or with PF_FLAG_REPEAT the attempts since the last record */
+  u64 first_ns;
+  u64 last_ns;
+  u64 arguments[4];          /* of the first attempt */
+  u64 target_sandbox_id;     /* signal, trace: 0 where it is in none */
+  u64 target_start_ns;       /* CLOCK_BOOTTIME at its fork */
+  u32 number;                /* PF_CALL_UNKNOWN: none, or not known; from PF_CALL_COMPAT on of a 32-bit call */
+  u32 capability;            /* PF_NO_CAPABILITY: none was asked for */
+  u32 user_ns;               /* in which it was asked for; or the one that the process is in now */
+  u32 target_tgid;
+  s32 result;                /* capability: 0 granted, -EPERM; signal: TRACE_SIGNAL_… */
+  u32 uid;
+  u8 seen_by;                /* enum pf_seen */
+  u8 signal;
+  u8 pad[6];
+};
+
+#define PF_CALL_UNKNOWN 0xffffffffu
+#define PF_CALL_COMPAT 0x10000u
+#define PF_NO_CAPABILITY 0xffffffffu

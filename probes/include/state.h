@@ -113,6 +113,8 @@ struct pf_process {
   u64 family;              /* CLOCK_MONOTONIC at the exec of its program image; forks share it, an exec has another */
   u32 repeats;             /* entries of its in the repeat maps, bounded: else one process fills them */
   u32 class_id;            /* its sandbox's, so that a repeated device open needs not ask there */
+  u32 user_ns;             /* inode number of the user namespace in which it was last seen; 0: in none yet */
+  u32 pad;
 };
 
 /* One component of a configured cgroup path: prefix*suffix, or, with exact set, the prefix alone. */
@@ -145,7 +147,7 @@ struct pf_device_key {
 /* 32 bytes: the hash is paid by the word. */
 struct pf_repeat_key {
   u64 exec_id;
-  u8 address[16];          /* device: major, minor, kind, class */
+  u8 address[16];          /* device: major, minor, kind, class; call: number, capability, namespace, what else tells it from others */
   u32 tgid;
   u16 port;                /* device: access */
   u8 protocol;             /* device: granted */

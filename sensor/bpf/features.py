@@ -28,6 +28,7 @@ class Helper(IntEnum):
     GET_CURRENT_CGROUP_ID = 80
     GET_RETVAL = 186
     KTIME_GET_COARSE_NS = 160
+    TASK_PT_REGS = 175
 
 
 class Feature(Struct, frozen=True):
@@ -95,6 +96,16 @@ def coarse_clock() -> str:
     return _state(_helper(ProgType.CGROUP_SKB, Helper.KTIME_GET_COARSE_NS, AttachType.INET_EGRESS))
 
 
+def task_registers() -> str:
+    return _state(_helper(ProgType.RAW_TRACEPOINT, Helper.TASK_PT_REGS))
+
+
+def _decision(name: str) -> str:
+    """A tracepoint whose program reads which system call it is in."""
+    states = (task_registers(), tracepoint(name))
+    return next((state for state in states if state != "supported"), "supported")
+
+
 def tracepoint(name: str) -> str:
     """By the type that the kernel's BTF has for each tracepoint's probes. Attaching to try would patch a hot path
     twice and wait for every CPU."""
@@ -106,14 +117,20 @@ def tracepoint(name: str) -> str:
 
 
 # Optional tracepoints; each is a feature by its own name.
-TRACEPOINTS = ("signal_generate", "cap_capable")
+TRACEPOINTS = ("signal_generate", "cap_capable", "io_uring_create")
+GATE = "sys_enter"  # only where it is asked for
 
 
-def chosen() -> tuple[str, ...]:
-    """The optional features that the probes are compiled with."""
+def chosen(gate: bool = False) -> tuple[str, ...]:
+    """The optional features that the probes are compiled with. `gate`: system calls are looked at where they begin."""
     found = [("connect_unix", connect_unix()), ("get_retval", get_retval()), ("coarse_clock", coarse_clock())]
     if os.geteuid() == 0:
-        found += [(name, tracepoint(name)) for name in TRACEPOINTS]
+        registers = task_registers()
+        found.append(("task_registers", registers))
+        # Each reads which system call it is in.
+        found += [(name, tracepoint(name)) for name in TRACEPOINTS if registers == "supported"]
+        if gate and registers == "supported":
+            found.append((GATE, tracepoint(GATE)))
     _names.cache_clear()  # megabytes, which nobody asks for again
     return tuple(name for name, state in found if state == "supported")
 
@@ -231,18 +248,33 @@ def report() -> list[Feature]:
     ]
     found += [
         Feature(
-            "signals to the sensor",
-            tracepoint("signal_generate"),
-            "raw tracepoint signal_generate",
-            "detection of a sandbox that signals the sensor's processes",
+            "signals and ptrace",
+            _decision("signal_generate"),
+            "raw tracepoint signal_generate, 5.15 for the registers; costs each signal of the host a look-up",
+            "signals to the sensor and to other processes outside the sandbox, and who traces whom",
             upgrade,
         ),
         Feature(
-            "requests for BPF",
-            tracepoint("cap_capable"),
-            "raw tracepoint cap_capable, 6.13",
-            "detection of a sandbox that calls bpf(2); that it is tamperable is still told, by its capabilities",
+            "requests for capabilities",
+            _decision("cap_capable"),
+            "raw tracepoint cap_capable, 6.13; costs each mmap of the host a comparison",
+            "bpf(2) on the sensor's objects (that a sandbox is tamperable is still told, by its capabilities); mounts, "
+            "setns, unshare, modules, packet and raw sockets, credentials, memfds: but for `syscalls: full`",
             "boot a kernel from 6.13 on",
+        ),
+        Feature(
+            "io_uring",
+            _decision("io_uring_create"),
+            "raw tracepoint io_uring_create, 5.15 for the registers; costs nothing else",
+            "that an io_uring was made; what goes through it is seen all the same",
+            upgrade,
+        ),
+        Feature(
+            "system calls at their gate",
+            _decision(GATE),
+            "raw tracepoint sys_enter, only with `syscalls: full`: it costs every system call of the host",
+            "calls that ask for no capability: unwritten memfds, modules where there are none, refused arguments",
+            upgrade,
         ),
     ]
     state, detail = _lsm()

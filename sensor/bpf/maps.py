@@ -32,6 +32,7 @@ IMAGES = 1024
 MOST_QUARANTINES = 65536
 GUARDED = 16  # processes of the sensor itself
 ACCESSES = 4096
+CALLS = 512  # PF_CALLS in probes/calls.bpf.c
 
 
 class Sizes(Struct, frozen=True):
@@ -91,6 +92,7 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "unsent": Map(MapType.ARRAY, 4, 8, len(UNSENT)),
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
         "guarded": Map(MapType.HASH, 4, 4, GUARDED),
+        "wanted_calls": Map(MapType.ARRAY, 4, 1, CALLS),
         "accesses": Map(MapType.LRU_HASH, SIZES["pf_access_key"], SIZES["pf_access_count"], ACCESSES),
     }
 

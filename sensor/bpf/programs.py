@@ -15,13 +15,14 @@ _HEADERS = ("include/events.h", "include/state.h", "include/common.h", "include/
 UNITS = (
     (
         *_HEADERS,
+        "guard.bpf.c",
+        "calls.bpf.c",
         "process.bpf.c",
         "cgroup.bpf.c",
         "egress.bpf.c",
         "socket.bpf.c",
         "device.bpf.c",
         "flush.bpf.c",
-        "guard.bpf.c",
     ),
     (*_HEADERS, "egress.bpf.c", "flow.bpf.c", "packet.bpf.c", "judge.bpf.c"),
 )
@@ -51,6 +52,8 @@ PROGRAMS = (
     _raw("cgroup_attach_task"),
     _raw("signal_generate", "signal_generate"),
     _raw("cap_capable", "cap_capable"),
+    _raw("io_uring_create", "io_uring_create"),
+    _raw("sys_enter", "sys_enter"),
     Program("on_sock_create", ProgType.CGROUP_SOCK, attach=AttachType.INET_SOCK_CREATE),
     Program("on_connect4", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET4_CONNECT),
     Program("on_connect6", ProgType.CGROUP_SOCK_ADDR, attach=AttachType.INET6_CONNECT),

@@ -254,11 +254,11 @@ class Sandbox(Struct, frozen=True, gc=False):
         return Sandbox(*_PF_SANDBOX.unpack(data))
 
 
-_PF_PROCESS = PackedStruct("<QQQQII")
+_PF_PROCESS = PackedStruct("<QQQQIII4x")
 
 
 class Process(Struct, frozen=True, gc=False):
-    """A `struct pf_process`: 40 bytes. Arrays are bytes."""
+    """A `struct pf_process`: 48 bytes. Arrays are bytes."""
 
     sandbox_id: int = 0
     exec_id: int = 0
@@ -266,6 +266,7 @@ class Process(Struct, frozen=True, gc=False):
     family: int = 0
     repeats: int = 0
     class_id: int = 0
+    user_ns: int = 0
 
     def pack(self) -> bytes:
         return _PF_PROCESS.pack(
@@ -275,6 +276,7 @@ class Process(Struct, frozen=True, gc=False):
             self.family,
             self.repeats,
             self.class_id,
+            self.user_ns,
         )
 
     @staticmethod
@@ -840,7 +842,7 @@ SIZES = {
     "pf_image": 8,
     "pf_executable_key": 128,
     "pf_sandbox": 192,
-    "pf_process": 40,
+    "pf_process": 48,
     "pf_step": 208,
     "pf_watch": 40,
     "pf_device_key": 12,

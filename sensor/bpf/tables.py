@@ -13,6 +13,7 @@ from msgspec import Struct
 from sensor.bpf import libbpf
 from sensor.bpf.attach import OFF_VARIABLE
 from sensor.bpf.maps import (
+    CALLS,
     CHAR_CLASSES,
     CHAR_MAJORS,
     CLASSES,
@@ -171,6 +172,13 @@ class Tables:
         for index, row in enumerate(rows):
             libbpf.update(self._maps["automaton"], pack("<I", index), row)
 
+    def write_calls(self, numbers: Iterable[int]) -> None:
+        """System calls that are told of where they begin. The others' entries are written too: what was wanted before
+        is not any more."""
+        wanted = set(numbers)
+        for number in range(CALLS):
+            libbpf.update(self._maps["wanted_calls"], pack("<I", number), pack("<B", number in wanted))
+
     # Flows.
 
     def flow(self, slot: int) -> FlowState | None:
@@ -215,9 +223,10 @@ class Tables:
             fields = {name: getattr(entry, name) for name in entry.__struct_fields__} | {"class_id": class_id}
             libbpf.update(self._maps["sandboxes"], key, Sandbox(**fields).pack())
 
-    def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int) -> None:
+    def add_process(self, tgid: int, start_ns: int, sandbox_id: int, exec_id: int, user_ns: int) -> None:
         """One that was in its sandbox before the probes; one they know already is left as it is."""
-        entry = Process(sandbox_id, exec_id, start_ns, family=exec_id, class_id=self._class_of(sandbox_id))
+        class_id = self._class_of(sandbox_id)
+        entry = Process(sandbox_id, exec_id, start_ns, family=exec_id, class_id=class_id, user_ns=user_ns)
         try:
             libbpf.update(self._maps["processes"], pack("<I", tgid), entry.pack(), libbpf.NOEXIST)
         except RefusedError:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from sensor.config import Config
 from sensor.enrich.actions import Actions
 from sensor.enrich.addresses import Addresses
+from sensor.enrich.calls import Calls
 from sensor.enrich.clock import Clock, SystemClock, Timeline
 from sensor.enrich.dnsevents import DnsSettings, DnsTracker
 from sensor.enrich.escapes import Escapes
@@ -88,6 +89,8 @@ class Enricher:
         self.addresses = Addresses()
         self._actions = Actions(self.sandboxes, self.processes, self.users, self.timeline, self.addresses, self.names)
         self.escapes = Escapes(self.sandboxes, self.processes, self.users, self.timeline)
+        self.outside = Outside()
+        self._calls = Calls(self.sandboxes, self.processes, self.users, self.timeline, self.outside)
         self.dns = DnsTracker(_dns_settings(config), self.names)
         self.flows = Flows(
             self.sandboxes,
@@ -99,7 +102,6 @@ class Enricher:
             config.flows.table,
         )
         self._counters: Counter[str] = Counter()
-        self.outside = Outside()
         self._images = TextCache(image_path)
         self._folders = TextCache(walked_path)
         self._invoked = TextCache(invoked)
@@ -126,6 +128,7 @@ class Enricher:
             ConnectUnix: self._actions.connect_unix,
             DeviceAttempt: self._actions.device,
             layouts.SensorAccess: self.escapes.access,
+            layouts.SystemCall: self._calls.call,
         }
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:

@@ -325,7 +325,8 @@ class SystemCall(Activity, frozen=True, gc=False):
     SystemCall: str  # the kernel's name: ptrace, mount, setns, unshare, finit_module, socket, …; or its number
     Action: str  # trace, mount, namespace, bpf, module, packet_socket, raw_socket, io_uring, memfd, credentials,
     # capabilities, chroot, signal, device, kernel (clock, reboot, swap, accounting, ports), file, perf, keys, other
-    Arguments: str  # the first four, hexadecimal without 0x, joined by blanks; "" where unknown
+    Arguments: str  # the first four, hexadecimal without 0x, joined by blanks; "" where unknown. Of clone3 the flags
+    # stand first; of io_uring_setup there are the entries of both queues, flags, descriptor
     Capability: str  # CAP_SYS_ADMIN, …; "" where none was asked for
     Granted: bool  # the capability; True where none was asked for
     HostUserNamespace: bool  # it was asked for over the whole host, not over a user namespace of the sandbox's
@@ -333,7 +334,7 @@ class SystemCall(Activity, frozen=True, gc=False):
     TargetImage: str  # "" where unknown
     TargetInSandbox: bool  # the target is in the same sandbox
     Signal: int  # 0: none
-    Mechanism: str  # cap_capable, signal_generate, io_uring_create, module_load, sock_create, proc
+    Mechanism: str  # cap_capable, signal_generate, io_uring_create, sched_process_fork, sys_enter
     Count: int
     FirstSeenNs: int
     LastSeenNs: int

@@ -38,6 +38,7 @@ RECORDS = {
     "PF_TYPE_PAYLOAD": "pf_payload",
     "PF_TYPE_INVERSION": "pf_inversion",
     "PF_TYPE_SENSOR_ACCESS": "pf_sensor_access",
+    "PF_TYPE_SYSTEM_CALL": "pf_system_call",
 }
 
 

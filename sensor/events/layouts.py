@@ -10,7 +10,7 @@ from struct import Struct as PackedStruct
 from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview | mmap
-ABI = 4
+ABI = 5
 
 
 class ShortRecord(ValueError):
@@ -32,6 +32,7 @@ class Type(IntEnum):
     PAYLOAD = 66
     INVERSION = 67
     SENSOR_ACCESS = 80
+    SYSTEM_CALL = 81
 
 
 class Flag(IntFlag):
@@ -44,6 +45,17 @@ class Flag(IntFlag):
 class Access(IntEnum):
     SIGNAL = 1
     CAPABILITY = 2
+
+
+class Seen(IntEnum):
+    CAPABILITY = 1
+    SIGNAL = 2
+    TRACED = 3
+    IO_URING = 4
+    USER_NS = 5
+    FORK = 6
+    MEMFD = 7
+    ENTRY = 8
 
 
 class Verdict(IntEnum):
@@ -795,6 +807,41 @@ def read_sensor_access(buffer: Buffer, at: int) -> SensorAccess:
     return SensorAccess(*_PF_SENSOR_ACCESS.unpack_from(buffer, at))
 
 
+class SystemCall(Struct, frozen=True, gc=False):
+    """A `struct pf_system_call`: 152 bytes, then its tails."""
+
+    type: int
+    flags: int
+    size: int
+    time_ns: int
+    sandbox_id: int
+    cgroup_id: int
+    tgid: int
+    tid: int
+    exec_id: int
+    count: int
+    first_ns: int
+    last_ns: int
+    arguments: bytes
+    target_sandbox_id: int
+    target_start_ns: int
+    number: int
+    capability: int
+    user_ns: int
+    target_tgid: int
+    result: int
+    uid: int
+    seen_by: int
+    signal: int
+
+
+_PF_SYSTEM_CALL = PackedStruct("<HHIQQQIIQQQQ32sQQIIIIiIBB6x")
+
+
+def read_system_call(buffer: Buffer, at: int) -> SystemCall:
+    return SystemCall(*_PF_SYSTEM_CALL.unpack_from(buffer, at))
+
+
 HEADER_SIZE = 48
 
 # Record type → (smallest size, reader).
@@ -813,4 +860,5 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     66: (120, read_payload),
     67: (104, read_inversion),
     80: (80, read_sensor_access),
+    81: (152, read_system_call),
 }

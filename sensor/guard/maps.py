@@ -29,6 +29,7 @@ OURS = (
     "executables",
     "device_grants",
     "guarded",
+    "wanted_calls",
 )
 EVICTED = ("egress_names", "images")
 KERNELS_WORDS = ("untracked",)  # of the control entry

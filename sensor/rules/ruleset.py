@@ -52,6 +52,7 @@ class Ruleset(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     dormant: tuple[str, ...] = ()
     correlations: tuple[Correlation, ...] = ()
+    calls: tuple[int, ...] = ()  # numbers of the system calls that rules are about
     silent: tuple[str, ...] = ()  # of rules and correlations that are only there to be referred to
 
     def source_of(self, rule_id: str) -> str | None:
@@ -106,6 +107,7 @@ def joined(units: Sequence[Unit]) -> Ruleset:
         warnings=tuple(warnings),
         dormant=(*dormant, *resolved.dormant),
         correlations=resolved.correlations,
+        calls=tuple(sorted({number for one in compiled for number in one.calls})),
         silent=resolved.silent,
     )
 

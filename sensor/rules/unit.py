@@ -43,6 +43,7 @@ class Compiled(Struct, frozen=True):
     needs: bytes  # clauses of each branch
     expression: bytes  # simplified
     wants: Wants
+    calls: tuple[int, ...]  # numbers of the system calls that it is about
     indexed: bool  # false: it is evaluated for every event of its category
     digest: str  # of everything that decides what it matches, and how it is told
 

@@ -1,5 +1,5 @@
-"""What watching costs: exec, connect, open, bytes on loopback and whole requests, outside and inside, the sensor on
-against off, peers beside it.
+"""What watching costs: exec, connect, open, system calls, bytes on loopback and whole requests, outside and inside,
+the sensor on against off, peers beside it.
 
 Each round has `off` twice (their difference is what chance shows), `sensor`, and the peers, in an order drawn anew. For
 every round the sensor is started with its pins in place, and after it stopped and detached: in `off` no hook has a
@@ -43,6 +43,9 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "connect-udp": ("connectloop", "-u"),
     "open": ("openloop", "TUN"),
     "open-null": ("openloop", "/dev/null"),
+    "call": ("callloop",),  # mmap and munmap: the former asks for a capability
+    "shm-write": ("callloop", "-w", "/dev/shm/pinfold-bench"),  # for each page of a tmpfs, too
+    "gate": ("callloop", "-g"),  # getppid, with `syscalls: full`
     # In turns with a reference that no hook sees; what counts is how many times as long an operation took.
     "throughput": ("throughput", "-r"),  # an operation is 128 KiB through one flow
     "requests": ("requests", "-r", "-p", "PORT"),  # all to one address, where a real server is
@@ -64,6 +67,12 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "connect-udp-inside": ("connect-udp", "inside", None),
     "open-inside": ("open", "inside", 5),
     "open-null-inside": ("open-null", "inside", 5),
+    "call-cost-outside": ("call", "outside", 1),
+    "call-cost-inside": ("call", "inside", 5),
+    "call-shm-outside": ("shm-write", "outside", 1),
+    "call-shm-inside": ("shm-write", "inside", 5),
+    "call-gate-outside": ("gate", "outside", None),
+    "call-gate-inside": ("gate", "inside", None),
     "throughput-outside": ("throughput", "outside", 1),
     "throughput-inside": ("throughput", "inside", 2),
     "requests-outside": ("requests", "outside", 1),
@@ -77,6 +86,7 @@ NAMES = (*ROWS, RATIO)
 PEERS = ("auditd", "bpftrace", "strace")
 PEERED = ("exec", "connect", "open")  # what the peers observe, too
 ALONE = ("throughput", "requests", "requests-bare")
+GATED = ("gate",)  # with a sensor of its own
 MORE = 3  # rounds, of what is measured alone
 
 
@@ -91,18 +101,25 @@ class Observer(Struct, frozen=True):
 def run(space: Workspace, wanted: set[str]) -> list[Figure]:
     rows = {name: row for name, row in ROWS.items() if name in wanted or (name == "exec-inside" and RATIO in wanted)}
     figures, rounds = [], Rounds()
-    for ours in (False, True):
-        chosen = {name: row for name, row in rows.items() if (row[0] in ALONE) == ours}
+    for apart in ((), ALONE, GATED):
+        chosen = {
+            name: row for name, row in rows.items() if (row[0] in apart if apart else row[0] not in (*ALONE, *GATED))
+        }
         if chosen:
             workloads = sorted({(operation, place) for operation, place, _ in chosen.values()})
-            measured = _Campaign(space, workloads, space.plan.rounds * (MORE if ours else 1)).measure()
+            settings = {"syscalls": "full"} if apart == GATED else {}
+            many = space.plan.rounds * (MORE if apart == ALONE else 1)
+            measured = _Campaign(space, workloads, many, settings).measure()
             figures += [_row(measured, name, *row) for name, row in chosen.items()]
-            rounds = rounds if ours else measured
+            rounds = rounds if apart else measured
     return [*figures, *([_ratio(rounds)] if RATIO in wanted else [])]
 
 
 class _Campaign:
-    def __init__(self, space: Workspace, workloads: list[tuple[str, str]], rounds: int) -> None:
+    def __init__(
+        self, space: Workspace, workloads: list[tuple[str, str]], rounds: int, settings: dict[str, str]
+    ) -> None:
+        self.settings = settings
         self.space = space
         self.workloads = workloads
         self.rounds = rounds
@@ -110,7 +127,7 @@ class _Campaign:
         self.device = _tun(space)
 
     def measure(self) -> Rounds:
-        with sensor(self.space, {"cpus": self.space.others}) as watching:
+        with sensor(self.space, {"cpus": self.space.others} | self.settings) as watching:
             watching.stop()
             watching.detach()
             arms: dict[str, Callable[[], AbstractContextManager[Observer]]] = {

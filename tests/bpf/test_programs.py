@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sensor.bpf import maps, programs, state
-from sensor.bpf.features import TRACEPOINTS
+from sensor.bpf.features import GATE, TRACEPOINTS
 from sensor.bpf.libbpf import ProgType
 from sensor.bpf.maps import Sizes
 from sensor.enrich import enricher
@@ -31,7 +31,7 @@ def test_every_file_of_the_probes_is_part_of_the_source() -> None:
 
 
 def test_every_program_is_of_one_unit() -> None:
-    features = frozenset({"connect_unix", "get_retval", *TRACEPOINTS})
+    features = frozenset({"connect_unix", "get_retval", GATE, *TRACEPOINTS})
     units = [programs.of_unit(unit, features) for unit in range(len(programs.UNITS))]
     assert sorted(program.name for unit in units for program in unit) == sorted(p.name for p in programs.PROGRAMS)
     assert all(units)
@@ -53,10 +53,17 @@ def test_a_program_is_attached_where_its_kind_can_be(program: programs.Program) 
 
 
 def test_what_needs_a_feature_is_left_out_without_it() -> None:
-    all_of_them = programs.chosen(frozenset({"connect_unix", "get_retval", *TRACEPOINTS}))
+    all_of_them = programs.chosen(frozenset({"connect_unix", "get_retval", GATE, *TRACEPOINTS}))
     assert all_of_them == list(programs.PROGRAMS)
     left_out = {program.name for program in all_of_them} - {p.name for p in programs.chosen(frozenset())}
-    assert left_out == {"on_connect_unix", "on_flush_unix", "on_signal_generate", "on_cap_capable"}
+    assert left_out == {
+        "on_connect_unix",
+        "on_flush_unix",
+        "on_signal_generate",
+        "on_cap_capable",
+        "on_io_uring_create",
+        "on_sys_enter",
+    }
 
 
 def test_every_map_that_the_probes_use_is_made() -> None:

@@ -87,7 +87,21 @@ def test_without_the_coarse_clock_nothing_is_lost(monkeypatch: pytest.MonkeyPatc
     found = {check.name: check for check in hostchecks.checks(complete(Config()))}
     assert (found["coarse clock"].state, found["coarse clock"].required) == ("unsupported", False)
     assert found["coarse clock"].lost_without.startswith("nothing")
-    assert features.chosen() == features.TRACEPOINTS
+
+
+def test_without_the_registers_no_system_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which call a tracepoint fired in stands there."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(libbpf, "try_load", lambda *_: (1, ""))
+    assert set(features.TRACEPOINTS) < set(features.chosen())
+    assert features.GATE not in features.chosen()
+    assert features.GATE in features.chosen(gate=True)
+    monkeypatch.setattr(libbpf, "try_load", lambda *_: (0, "unknown func bpf_task_pt_regs#175"))
+    assert features.chosen(gate=True) == ()
+    found = {check.name: check for check in hostchecks.checks(complete(Config()))}
+    for name in ("signals and ptrace", "requests for capabilities", "io_uring", "system calls at their gate"):
+        assert (found[name].state, found[name].required) == ("unsupported", False)
+        assert found[name].lost_without
 
 
 def test_what_is_missing_comes_with_its_cost_and_remedy(

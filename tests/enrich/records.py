@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 from sensor.events.layouts import (
     Cgroup,
     Connect,
@@ -16,6 +18,7 @@ from sensor.events.layouts import (
     Move,
     Payload,
     SensorAccess,
+    SystemCall,
     Type,
 )
 
@@ -191,6 +194,35 @@ def access(
         "uid": 0,
     }
     return SensorAccess(**(said | more))
+
+
+def system_call(tgid: int, seen_by: int, number: int, arguments: tuple[int, ...] = (), /, **more: int) -> SystemCall:
+    said: dict[str, int | bytes] = {
+        "type": Type.SYSTEM_CALL,
+        "flags": 0,
+        "size": 152,
+        "time_ns": 12 * 10**9,
+        "sandbox_id": BOX,
+        "cgroup_id": BOX,
+        "tgid": tgid,
+        "tid": tgid,
+        "exec_id": 0,
+        "count": 1,
+        "first_ns": 12 * 10**9,
+        "last_ns": 12 * 10**9,
+        "arguments": pack("<4Q", *(*arguments, 0, 0, 0, 0)[:4]),
+        "target_sandbox_id": 0,
+        "target_start_ns": 0,
+        "number": number,
+        "capability": 0xFFFFFFFF,
+        "user_ns": 0,
+        "target_tgid": 0,
+        "result": 0,
+        "uid": 0,
+        "seen_by": seen_by,
+        "signal": 0,
+    }
+    return SystemCall(**(said | more))  # type: ignore[arg-type]
 
 
 def flow(

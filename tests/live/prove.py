@@ -36,6 +36,7 @@ TESTS = tuple(
         "cgroup_probes",
         "containment",
         "guard",
+        "system_calls",
     )
 )
 TOP = Path(__file__).resolve().parents[2]

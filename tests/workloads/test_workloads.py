@@ -69,6 +69,15 @@ def test_openloop_reports_outcomes(folder: Path, tmp_path: Path) -> None:
     assert run(folder, "openloop", "-n", "40", str(tmp_path / "absent"))["errno"] == {"2": 40}
 
 
+@pytest.mark.parametrize("options", [(), ("-g",)])
+def test_callloop_counts_its_calls(folder: Path, options: tuple[str, ...]) -> None:
+    assert run(folder, "callloop", "-n", "40", *options)["errno"] == {"0": 40}
+
+
+def test_callloop_writes(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, "callloop", "-n", "40", "-w", str(tmp_path / "file"))["errno"] == {"0": 40}
+
+
 def test_openloop_ends_when_its_time_is_over(folder: Path) -> None:
     report = run(folder, "openloop", "-n", "10000000", "-t", "0.05", "/dev/null")
     assert 0 < report["count"] < 10_000_000

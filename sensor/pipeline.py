@@ -28,6 +28,7 @@ from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
 from sensor.export.log import EventLog
 from sensor.export.recovery import Recovery
+from sensor.files.files import Files
 from sensor.guard.guard import Guard
 from sensor.metrics import Metrics
 from sensor.network import Network
@@ -67,6 +68,7 @@ class Pipeline:
         self.network = network
         self.detectors = network.detectors
         self.guard: Guard | None = None  # made later; without one nothing is contained
+        self.files: Files | None = None
         self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
@@ -135,6 +137,12 @@ class Pipeline:
         self._last = (0, 0)
         self._derived(self.detectors.tick(monotonic_ns, time.time_ns()))
 
+    def take_files(self) -> None:
+        """What was done to files, after the records of whoever did it."""
+        if self.files is not None:
+            for activity in self.files.take():
+                self.tell(activity)
+
     @property
     def busy(self) -> bool:
         """Whether something waits for a tick soon."""
@@ -149,6 +157,8 @@ class Pipeline:
         else:
             self.tell(activity)
         self.network.observe(activity)
+        if self.files is not None:
+            self.files.observe(activity)
         if self.guard is not None:
             self.guard.observe(activity)
         self._derived(self.detectors.observe(activity))

@@ -56,6 +56,7 @@ class _View:
         self.awaited: set[bytes] = set()
         self.changed: list[bytes] = []
         self.cut = 0
+        self._names: dict[bytes, dict[bytes, bytes]] = {}
         self._looked: set[tuple[bytes, int]] = set()
 
     def open(self, path: bytes, flags: int = 0) -> int:
@@ -138,6 +139,9 @@ class _View:
             if at == b"/":
                 return False
             at, awaited = os.path.dirname(at), at
+        if awaited and (spelled := self._spelled(at, awaited[len(at.rstrip(b"/")) + 1 :])):
+            os.close(found)
+            return self._folder(at.rstrip(b"/") + b"/" + spelled + path[len(awaited) :], mask)
         try:
             there = at == path
             if _type(found) not in _KERNELS:
@@ -149,6 +153,14 @@ class _View:
         finally:
             os.close(found)
         return there
+
+    def _spelled(self, folder: bytes, name: bytes) -> bytes:
+        """How a folder with this name is written there: rules' texts come folded. Empty: there is none."""
+        if folder not in self._names:
+            names = self._listed(folder, CHILDREN_MAX)
+            self._names[folder] = {each.lower(): each for each, mode, _ in names if stat.S_ISDIR(mode)}
+        spelled = self._names[folder].get(name.lower(), b"")
+        return spelled if spelled != name else b""
 
     def _mark(self, found: int, path: bytes, mask: int, folder: bool, status: os.stat_result) -> None:
         key = _key(found)
@@ -224,11 +236,9 @@ def _look(watched: dict[str, Any], asked: list[Any], root: int, seen: set[tuple[
                 if text.count("/") == 1:
                     view.exact(base + text.encode("latin-1"), bits)
         for text, bits in watched["paths"]:
-            for path in _expanded(view, text.encode("latin-1")):
-                view.exact(path, bits)
+            view.exact(text.encode("latin-1"), bits)
         for text, bits, depth in watched["folders"]:
-            for path in _expanded(view, text.encode("latin-1")):
-                view.below(path, bits, depth)
+            view.below(text.encode("latin-1"), bits, depth)
     for base in dict.fromkeys(bases):
         for text, bits in watched["endings"]:
             view.exact(base.rstrip(b"/") + text.encode("latin-1"), bits)
@@ -264,12 +274,6 @@ def _hierarchies(tgid: int) -> list[bytes]:
             if after.startswith(b"cgroup "):
                 found.append(before.split(b" ")[4])
     return found[:HOMES_MAX]
-
-
-def _expanded(view: _View, path: bytes) -> list[bytes]:
-    """A `*` is one whole component, once."""
-    before, star, after = path.partition(b"/*/")
-    return [b"%s/%s/%s" % (before, name, after) for name in view.names(before)] if star else [path]
 
 
 def _inside(path: bytes, root: bytes) -> bytes:
@@ -313,8 +317,12 @@ def main() -> None:
     seen: set[tuple[int, ...]] = set()
     _send({"status": "ready"})
     for line in sys.stdin:
+        asked = json.loads(line)
+        if asked is None:  # all marks were taken away
+            seen.clear()
+            continue
         try:
-            answer = look(watched, json.loads(line), seen)
+            answer = look(watched, asked, seen)
         except (OSError, ValueError) as error:
             answer = {"status": "refused", "why": str(error)[:200]}
         _send(answer)

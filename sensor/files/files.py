@@ -14,11 +14,12 @@ from sensor.errors import HostError
 from sensor.events.activity import Activity, AnyActivity, ProcessCreation, SandboxChange
 from sensor.files import fanotify
 from sensor.files.marker import Answer, Look, Marker
-from sensor.files.places import Place, Watched
+from sensor.files.places import PLACES_MAX, Watched
 from sensor.files.repeats import AnyFile
 from sensor.files.telling import Telling
 from sensor.files.views import Views
 from sensor.metrics import Metrics
+from sensor.rules.places import Place
 
 READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are looked at
@@ -47,13 +48,14 @@ class Files:
         enricher: Enricher,
         metrics: Metrics,
         told: Callable[..., None],
-        places: tuple[Place, ...] = (),
+        places: tuple[Place, ...],
     ) -> None:
         self._settings = settings
         self._enricher = enricher
         self._metrics = metrics
         self._notice = told
         self._watched = Watched(places, settings.places, settings.marks_per_look)
+        self._notice_cut()
         self._views = Views()
         self._telling = Telling(settings, enricher, self._watched, self._views)
         self._sandboxes: dict[int, _Sandbox] = {}
@@ -87,10 +89,15 @@ class Files:
         watched = Watched(places, settings.places, settings.marks_per_look)
         if watched.line != self._watched.line:
             self._watched = self._telling.watched = watched
+            self._notice_cut()
             if self._marker is not None:
                 self._marker.restart(watched.line)
                 self._anew()
         self._telling.settings = settings
+
+    def _notice_cut(self) -> None:
+        if self._watched.cut:
+            self._notice(f"{self._watched.cut} places that rules name are not watched: {PLACES_MAX} fit")
 
     # From the kernel.
 
@@ -241,6 +248,8 @@ class Files:
     def _anew(self) -> None:
         """All marks away; whoever is there is looked at again."""
         fanotify.flush(self.group)
+        if self._marker is not None:
+            self._marker.forget()
         self._views.clear()
         for sandbox in self._sandboxes.values():
             sandbox.asked.clear()

@@ -91,6 +91,9 @@ class _Child:
             self.moved_ns = now_ns
         self.asked.append(look)
 
+    def forget(self) -> None:
+        self._unwritten += b"null\n"
+
     def write(self) -> None:
         """OSError where the child has ended."""
         try:
@@ -168,6 +171,11 @@ class Marker:
             with contextlib.suppress(OSError):  # EPIPE: the next poll sees that it has ended
                 child.write()
         return answered
+
+    def forget(self) -> None:
+        """All marks were taken away: what was seen is to be marked again."""
+        if self._child is not None:
+            self._child.forget()
 
     def restart(self, watched: bytes) -> None:
         self._watched = watched

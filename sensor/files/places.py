@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-from msgspec import Struct
 
-WRITE, READ = 1, 2
+from sensor.rules.places import READ, TOPS, WRITE, Place
+
+PLACES_MAX = 4096  # a look tries each below each home and working directory, at some 5 us
 DEPTH = 2  # folders below one that a rule names as a prefix
 
 # Where so much goes on that only the folder itself is watched, and nothing below it.
@@ -17,14 +18,6 @@ BUSY = frozenset(
 READ_BY_ALL = BUSY | {"/etc/"}  # no folder of which each read is told
 # Where nothing can be watched by its folder: the kernel's own files are marked one by one.
 UNMARKED = ("/proc/", "/sys/", "/dev/")
-
-
-class Place(Struct, frozen=True):
-    """`shape`: exact, prefix, suffix or contains, as rules have it; the text as written; `bits`: WRITE, READ."""
-
-    shape: str
-    text: str
-    bits: int
 
 
 def _places(shape: str, bits: int, texts: str) -> tuple[Place, ...]:
@@ -77,13 +70,15 @@ BUILT_IN: tuple[Place, ...] = (
 
 
 class Watched:
-    """The whole watch set. `wants(path)` gives the bits for which a path matters; `line` is what the child is told."""
+    """The whole watch set. `wants(path)` gives the bits for which a path matters; `line` is what the child is told;
+    `cut` how many did not fit."""
 
     def __init__(self, places: Iterable[Place], folders: Iterable[str], most: int) -> None:
         by_text: dict[tuple[str, str], int] = {}
         for place in (*BUILT_IN, *places, *(Place("prefix", _folder(text), WRITE) for text in folders)):
             by_text[place.shape, place.text] = by_text.get((place.shape, place.text), 0) | place.bits
-        self.places = tuple(Place(shape, text, bits) for (shape, text), bits in by_text.items())
+        self.places = tuple(Place(shape, text, bits) for (shape, text), bits in by_text.items())[:PLACES_MAX]
+        self.cut = len(by_text) - len(self.places)
         self.line = msgspec.json.encode(_for_child(self.places, most))
         self._exact: dict[str, int] = {}
         self._others: list[tuple[int, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = []
@@ -122,13 +117,14 @@ def _for_child(places: tuple[Place, ...], most: int) -> dict[str, object]:
     for place in places:
         text, bits = place.text, place.bits
         head, _, tail = text.rpartition("/")
-        if place.shape == "exact":
+        whole = text[: text.find("/", 1) + 1] in TOPS  # from the root on, most likely
+        if place.shape == "exact" or (place.shape == "suffix" and whole):
             _add(paths, text, bits)
-        elif place.shape == "prefix":
+        if place.shape == "prefix" or (place.shape == "contains" and whole):
             _add(folders, f"{head}/", bits & WRITE if f"{head}/" in READ_BY_ALL else bits)
-        elif place.shape == "suffix" and text.startswith("/") and tail:
+        if place.shape == "suffix" and text.startswith("/") and tail:
             _add(endings, text, bits)
-        else:  # only the folder in it is known, or none: then the base itself
+        elif place.shape in {"suffix", "contains"}:  # only the folder in it is known, or none: then the base itself
             known = head.startswith("/")
             _add(within, f"{head}/" if known else "/", bits if known else bits & WRITE)
     return {

@@ -27,9 +27,10 @@ from sensor.files.fanotify import (
     Name,
 )
 from sensor.files.marker import Answer
-from sensor.files.places import READ, WRITE, Watched
+from sensor.files.places import Watched
 from sensor.files.repeats import AnyFile, Repeats
 from sensor.files.views import At, Views
+from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
 PATH_MAX = 4096

@@ -23,15 +23,17 @@ class Views:
     def __init__(self) -> None:
         self._marks: dict[bytes, dict[tuple[View, bytes], At]] = {}
         self._of_view: dict[View, set[bytes]] = {}
-        self._of_sandbox: dict[int, dict[View, frozenset[bytes]]] = {}  # with what is awaited there
+        self._awaited: dict[View, set[bytes]] = {}
+        self._of_sandbox: dict[int, dict[View, None]] = {}
 
     def __len__(self) -> int:
         return len(self._marks)
 
     def learn(self, sandbox_id: int, answer: Answer) -> None:
         views = self._of_sandbox.setdefault(sandbox_id, {})
-        awaited = frozenset(path.encode("latin-1") for path in answer.awaited)
-        views[answer.view] = views.pop(answer.view, frozenset()) | awaited
+        views.pop(answer.view, None)
+        views[answer.view] = None  # the latest last
+        self._awaited.setdefault(answer.view, set()).update(path.encode("latin-1").lower() for path in answer.awaited)
         while len(views) > VIEWS_MAX:
             del views[next(iter(views))]
         keys = self._of_view.setdefault(answer.view, set())
@@ -53,12 +55,14 @@ class Views:
 
     def awaits(self, sandbox_id: int, path: bytes) -> bool:
         """Whether something watched may be below it, once it is there."""
-        return any(path in awaited for awaited in self._of_sandbox.get(sandbox_id, {}).values())
+        path = path.lower()
+        return any(path in self._awaited.get(view, ()) for view in self._of_sandbox.get(sandbox_id, ()))
 
     def forget(self, sandbox_id: int) -> None:
         gone = self._of_sandbox.pop(sandbox_id, {})
         still = {view for views in self._of_sandbox.values() for view in views}
         for view in gone.keys() - still:
+            self._awaited.pop(view, None)
             for key in self._of_view.pop(view, ()):
                 marks = self._marks[key]
                 for at in [each for each in marks if each[0] == view]:
@@ -68,5 +72,6 @@ class Views:
 
     def clear(self) -> None:
         self._marks.clear()
+        self._awaited.clear()
         self._of_view.clear()
         self._of_sandbox.clear()

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from sensor.errors import RuleError
+from sensor.rules.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,15 @@ class Rule(Struct, frozen=True):
 
 class Ruleset(Struct, frozen=True):
     """`source` is Python for `engine`; `refused` holds `file:line: reason` lines; `unindexed` the ids of
-    rules that are evaluated for every event of their category, since nothing in them can be looked up."""
+    rules that are evaluated for every event of their category, since nothing in them can be looked up. `places` is
+    what rules about files speak of, `beyond` the ids of those that may match elsewhere, where nobody watches."""
 
     rules: tuple[Rule, ...]
     source: str
     refused: tuple[str, ...]
     unindexed: tuple[str, ...]
+    places: tuple[Place, ...] = ()
+    beyond: tuple[str, ...] = ()
 
 
 def rule_files(paths: Iterable[Path | str]) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from sensor.rules import compile as compiler
-from sensor.rules import need, parse
+from sensor.rules import need, parse, places
 from sensor.rules.document import Document, RefusalError, documents, read
 from sensor.rules.ruleset import Rule, Ruleset, rule_files
 
@@ -69,10 +69,13 @@ class _Loader:
     def ruleset(self) -> Ruleset:
         categories = [parsed.category for parsed in self.parsed]
         needs = [need.of_rule(parsed.expression, parsed.category) for parsed in self.parsed]
+        watched, beyond = places.of_rules((p.id, p.category, p.expression) for p in self.parsed)
         return Ruleset(
             rules=tuple(self.rules),
             source=compiler.module(self.predicates, categories, needs),
             refused=tuple(self.refused),
+            places=watched,
+            beyond=beyond,
             unindexed=tuple(r.id for r, n in zip(self.rules, needs, strict=True) if not all(n)),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Shell:
     def told(self, category: str, path: str, **wanted: Any) -> list[Line]:
         return self.sensor.of(self.box, category=category, TargetFilename=path, **wanted)
 
-    def wait(self, category: str, path: str, **wanted: Any) -> Line:
+    def wait(self, category: str, path: str | Callable[[str], bool], **wanted: Any) -> Line:
         return self.sensor.wait(self.box, category=category, TargetFilename=path, **wanted)[0]
 
     def end(self) -> None:
@@ -120,6 +120,101 @@ def test_what_is_read(shell: Shell) -> None:
     assert read["Action"] == "read" and read["Image"] == "/usr/bin/cat"
     shell.do("read -r line < .aws/credentials")  # a builtin
     assert shell.wait("file_access", f"{shell.home}/.aws/credentials", Image="/usr/bin/bash")
+
+
+def program(name: str) -> Callable[[str], bool]:
+    """By its last component: chroot alone hides nothing from the host."""
+    return lambda image: image.endswith(f"/{name}")
+
+
+OVERLAY = """
+mount -t tmpfs upper "$1" && mkdir "$1/upper" "$1/work" "$1/root" &&
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root" &&
+mkdir -p "$1/root/home/agent" && mount -t proc proc "$1/root/proc" && mount -t tmpfs shm "$1/root/dev/shm" &&
+exec chroot "$1/root" /bin/bash
+"""
+
+
+@pytest.fixture
+def container(sensor: Running, sandbox: Sandbox, tmp_path: Path) -> Iterator[Shell]:
+    """With a root of its own: an overlay over the host's, in a mount namespace."""
+    command = ("/usr/bin/unshare", "-m", "--propagation", "private", "/bin/bash", "-c", OVERLAY, "-", str(tmp_path))
+    shell = Shell(sensor, sandbox, tmp_path, *command, seen="/home/agent")
+    try:
+        yield shell.watched()
+    finally:
+        shell.end()
+
+
+def test_a_root_of_its_own(container: Shell) -> None:
+    shell = container
+    shell.do("mkdir .ssh; echo key >> .ssh/authorized_keys")
+    made = shell.wait("file_event", "/home/agent/.ssh/authorized_keys")
+    assert made["Place"] == "sandbox"
+    shell.do("echo /tmp/x.so > /etc/ld.so.preload")
+    assert shell.wait("file_event", "/etc/ld.so.preload")["Place"] == "sandbox"
+    shell.do("echo '* * * * * root true' >> /etc/crontab; rm /etc/ld.so.preload")
+    shell.wait("file_event", "/etc/crontab")
+    shell.wait("file_delete", "/etc/ld.so.preload")
+    shell.do("echo x > /etc/cron.d/x; chmod 600 /etc/shadow; cat /etc/shadow")
+    shell.wait("file_event", "/etc/cron.d/x")
+    shell.wait("file_change", "/etc/shadow")
+    shell.wait("file_access", "/etc/shadow", Image=program("cat"))
+    assert not Path("/etc/ld.so.preload").exists()
+
+
+def test_kernel_helpers(container: Shell) -> None:
+    """What it holds is written back, unchanged, by a builtin."""
+    container.do('read -r -d "" now < /proc/sys/kernel/core_pattern; printf %s "$now" > /proc/sys/kernel/core_pattern')
+    made = container.wait("file_event", "/proc/sys/kernel/core_pattern", Image=program("bash"))
+    assert made["Action"] == "written" and made["Mechanism"] == "fanotify"
+
+
+def test_a_release_agent_written_by_the_first_program_of_a_sandbox(
+    sensor: Running, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """In a directory that nobody looked at before, by a builtin of a shell that ends at once."""
+    sandbox.run("/bin/sh", "-c", "echo 'hello' > release_agent", cwd=tmp_path)
+    made = sensor.wait(sandbox, category="file_event", TargetFilename=f"{tmp_path}/release_agent")[0]
+    assert made["Image"] == "/usr/bin/dash" and made["Action"] in {"created", "written"}
+
+
+def test_a_release_agent_in_a_hierarchy(container: Shell) -> None:
+    agents = sorted(Path("/sys/fs/cgroup").glob("*/release_agent"))
+    assert agents, "this host has no hierarchy of cgroup v1"
+    hierarchy = agents[0].parent
+    options = next(
+        line.split()[3] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(hierarchy)
+    )
+    kinds = [
+        option for option in options.split(",") if option not in {"rw", "ro", "nosuid", "nodev", "noexec", "relatime"}
+    ]
+    container.do(f"mkdir -p /tmp/h && mount -t cgroup -o {','.join(kinds)} h /tmp/h && cd /tmp/h && /bin/true")
+    container.do(": > /tmp/h/release_agent; cd")
+    container.wait("file_event", lambda path: path.endswith("/release_agent"), Image=program("bash"))
+
+
+def test_folders_of_the_configuration(sensor: Running, shell: Shell) -> None:
+    reward = sensor.home / "trainer" / "reward.py"
+    shell.do(f"echo 'return 1' > {reward}; mkdir {reward.parent}/epoch-1; /bin/true")
+    shell.wait("file_event", str(reward))
+    shell.wait("file_event", f"{reward.parent}/epoch-1", TargetIsDirectory=True)
+
+
+def test_a_name_that_is_no_text(sensor: Running, shell: Shell) -> None:
+    shell.do(f"printf x > {sensor.home}/trainer/$'a\\xff\\x1b[31m'")
+    made = shell.wait("file_event", f"{sensor.home}/trainer/a\ufffd\x1b[31m")
+    assert made["raw"] if "raw" in made else made["TargetFilename_b64"]
+
+
+def test_a_flood_is_bounded_and_counted(sensor: Running, shell: Shell) -> None:
+    shell.do(f"for i in {{1..3000}}; do : > {sensor.home}/trainer/$i; done")
+    sensor.until(lambda: shell.told("file_event", f"{sensor.home}/trainer/1"), "the first of many")
+    lost = 'pinfold_events_lost_total{reason="budget",stage="files"}'
+    sensor.until(lambda: sensor.metrics().get(lost, 0) > 100, "the loss, counted")
+    assert sensor.metrics()["pinfold_sandboxes_unknown"] >= 1
+    many = sensor.of(shell.box, category="file_event")
+    assert 200 <= len(many) < 2500
 
 
 def test_processes_outside_every_sandbox_give_nothing(shell: Shell) -> None:

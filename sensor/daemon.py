@@ -96,9 +96,7 @@ class Daemon:
         self._pipeline = Pipeline(
             enricher, Engine(ruleset), log, responder, self._metrics, recovery, self._watched, self._network
         )
-        self._files = self._pipeline.files = Files(
-            config.files, enricher, self._metrics, log.add_notice, ruleset.places
-        )
+        self._files = self._pipeline.files = Files(config.files, enricher, self._metrics, log.add_notice, ruleset)
         self._enricher, self._log, self._responder = enricher, log, responder
         notices = self._say, log.add_notice
         self._guard = Guard(config, self._kernel, enricher, host, self._arming, self._metrics, notices, self._network)

@@ -93,7 +93,7 @@ class Reload:
         self._guard.reloaded(config)
         self._network.reload(config)
         if self._pipeline.files is not None:
-            self._pipeline.files.reload(config.files, ruleset.places)
+            self._pipeline.files.reload(config.files, ruleset)
         self._pipeline.engine = engine
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)

@@ -19,7 +19,7 @@ from sensor.files.repeats import AnyFile
 from sensor.files.telling import Telling
 from sensor.files.views import Views
 from sensor.metrics import Metrics
-from sensor.rules.places import Place
+from sensor.rules.ruleset import Ruleset
 
 READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are looked at
@@ -48,14 +48,14 @@ class Files:
         enricher: Enricher,
         metrics: Metrics,
         told: Callable[..., None],
-        places: tuple[Place, ...],
+        rules: Ruleset,
     ) -> None:
         self._settings = settings
         self._enricher = enricher
         self._metrics = metrics
         self._notice = told
-        self._watched = Watched(places, settings.places, settings.marks_per_look)
-        self._notice_cut()
+        self._watched = Watched(rules.places, settings.places, settings.marks_per_look)
+        self._notice_gaps(rules)
         self._views = Views()
         self._telling = Telling(settings, enricher, self._watched, self._views)
         self._sandboxes: dict[int, _Sandbox] = {}
@@ -83,19 +83,24 @@ class Files:
         """To be polled for input."""
         return (self.group,) if self.group >= 0 else ()
 
-    def reload(self, settings: Settings, places: tuple[Place, ...]) -> None:
+    def reload(self, settings: Settings, rules: Ruleset) -> None:
         """Whether it is on at all is decided at the start."""
         self._settings = settings
-        watched = Watched(places, settings.places, settings.marks_per_look)
+        watched = Watched(rules.places, settings.places, settings.marks_per_look)
         if watched.line != self._watched.line:
             self._watched = self._telling.watched = watched
-            self._notice_cut()
+            self._notice_gaps(rules)
             if self._marker is not None:
                 self._marker.restart(watched.line)
                 self._anew()
         self._telling.settings = settings
 
-    def _notice_cut(self) -> None:
+    def _notice_gaps(self, rules: Ruleset) -> None:
+        if rules.beyond:
+            many, first = len(rules.beyond), rules.beyond[0]
+            self._notice(
+                f"{many} rules about files may match where nothing is watched, as {first}: name a folder in each"
+            )
         if self._watched.cut:
             self._notice(f"{self._watched.cut} places that rules name are not watched: {PLACES_MAX} fit")
 

@@ -194,6 +194,28 @@ def test_a_release_agent_in_a_hierarchy(container: Shell) -> None:
     container.wait("file_event", lambda path: path.endswith("/release_agent"), Image=program("bash"))
 
 
+def test_rules_detect_it(sensor: Running, container: Shell) -> None:
+    """However it is done: none of these has an argument that tells."""
+    container.do(
+        "cp /bin/true /tmp/t; x=release; echo 1 > ${x}_agent; d=.claude; mkdir $d; echo '{}' > $d/settings.json"
+    )
+    container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir ${n}sh")
+    container.do("echo k > /tmp/k; mv /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x; rm /etc/ld.so.preload")
+    wanted = {
+        "A file that makes the kernel run something is written",
+        "The settings of a coding agent are written",
+        "A library is put before every program",
+        "The hashes of passwords are read",
+        "A key that opens a login is added",
+        "A cron table is written",
+    }
+
+    def titles() -> set[str]:
+        return {line["title"] for line in sensor.of(container.box, kind="detection")}
+
+    sensor.until(lambda: wanted <= titles(), "all detections")
+
+
 def test_folders_of_the_configuration(sensor: Running, shell: Shell) -> None:
     reward = sensor.home / "trainer" / "reward.py"
     shell.do(f"echo 'return 1' > {reward}; mkdir {reward.parent}/epoch-1; /bin/true")

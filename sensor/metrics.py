@@ -241,7 +241,7 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "Looks into sandboxes' roots for what is to be marked, by what became of them.",
         ("outcome",),
-        (("done", "cut", "gone", "refused", "stalled", "passed_over"),),
+        (("done", "cut", "partial", "gone", "refused", "stalled", "passed_over"),),
     ),
     Metric("pinfold_names_unwritten_total", "counter", "Addresses of allowed names that the map did not take."),
     Metric("pinfold_flows", "gauge", "Living flows of sandboxes."),

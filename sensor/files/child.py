@@ -55,7 +55,7 @@ class _View:
         self.marks: dict[tuple[bytes, bytes], tuple[bytes, bytes, bool, bool]] = {}
         self.awaited: set[bytes] = set()
         self.changed: list[bytes] = []
-        self.cut = 0
+        self.cut = self.refused = 0
         self._names: dict[bytes, dict[bytes, bytes]] = {}
         self._looked: set[tuple[bytes, int]] = set()
 
@@ -170,7 +170,7 @@ class _View:
             self.cut += 1
             return
         if _libc.fanotify_mark(GROUP, _MARK_ADD, mask, -100, b"/proc/self/fd/%d" % found):
-            self.cut += 1
+            self.refused += 1
             return
         host = self._host if status.st_dev == self._device else status.st_dev in self._shared
         self.marks[key, path] = (key, path, folder, host)
@@ -245,7 +245,7 @@ def _look(watched: dict[str, Any], asked: list[Any], root: int, seen: set[tuple[
         for text, bits, depth in watched["within"]:
             view.below(base.rstrip(b"/") + text.encode("latin-1"), bits, depth)
     return {
-        "status": "cut" if view.cut else "done",
+        "status": "cut" if view.cut else "partial" if view.refused else "done",
         "view": which,
         "marks": [(key.hex(), path.decode("latin-1"), *rest) for key, path, *rest in view.marks.values()],
         "awaited": [path.decode("latin-1") for path in view.awaited],

@@ -23,9 +23,13 @@ from sensor.rules.ruleset import Ruleset
 
 READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are looked at
-LOOKED_AT_ONCE = 32
+FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
+AGAIN_AT_ONCE = 4  # of others: at some 5 ms each, 2 % of a core, however many there are
+SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
+ANEW_NS = 60_000_000_000  # marks are not made anew more often: where they do not fit, they do not
 AGAIN_S = (1, 5, 30)  # whole looks after the first, then every `look_seconds`
 CHANGED_LATE_NS = 2_000_000_000  # a look later than this says nothing of who changed a file
+LATE_NS = 300_000_000  # from a deed to its event's reading, at most, as a rule
 COARSE_NS = 10_000_000  # file times are those of the last tick
 _NS = 1_000_000_000
 
@@ -34,8 +38,9 @@ class _Sandbox:
     def __init__(self) -> None:
         self.asked: set[tuple[int, str]] = set()  # mount namespace and working directory
         self.looks = 0
-        self.next_ns = 0
+        self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
+        self.since: tuple[int, int] | None = None  # who made a folder that is to be looked into, and when
 
 
 class Files:
@@ -64,6 +69,8 @@ class Files:
         own = procfs.read_stat(os.getpid())
         self._own_start_ns = own.start_ns if own is not None else 0
         self.lost: dict[int, Counter[str]] = {}
+        self._full = False
+        self._anew_ns = 0
         self.group = -1
         self._marker: Marker | None = None
         if settings.enabled:
@@ -92,7 +99,7 @@ class Files:
             self._notice_gaps(rules)
             if self._marker is not None:
                 self._marker.restart(watched.line)
-                self._anew()
+                self._anew(time.monotonic_ns())
         self._telling.settings = settings
 
     def _notice_gaps(self, rules: Ruleset) -> None:
@@ -130,7 +137,9 @@ class Files:
 
     def _settle(self, now_ns: int) -> None:
         telling = self._telling
-        for sandbox_id in telling.look_again:
+        for sandbox_id, tgid in telling.look_again.items():
+            sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
+            sandbox.since = sandbox.since or (tgid, time.time_ns() - LATE_NS)
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -184,17 +193,24 @@ class Files:
         sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
         if sandbox.waits:
             return
+        if now_ns - sandbox.looked_ns < SOONEST_NS:
+            sandbox.next_ns = now_ns
+            return
         living = self._enricher.processes.in_sandbox(sandbox_id)
         if not living:
+            sandbox.next_ns = now_ns + _NS
             return
-        sandbox.waits = self._ask(Look(sandbox_id, living[-1].tgid, living[-1].start_ns, True, 0))
+        sandbox.looked_ns = now_ns
+        (cause, since_ns), sandbox.since = sandbox.since or (0, 0), None
+        look = Look(sandbox_id, living[-1].tgid, living[-1].start_ns, True, since_ns, cause=cause)
+        sandbox.waits = self._ask(look)
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
         sandbox.looks += 1
         sandbox.next_ns = now_ns + int(again_s * _NS)
 
     def _ask(self, look: Look) -> bool:
         assert self._marker is not None
-        asked = self._marker.ask(look)
+        asked = not self._full and self._marker.ask(look)
         if not asked:
             self._lose(look.sandbox_id, "unwatched", 1)
         return asked
@@ -202,9 +218,16 @@ class Files:
     def each_second(self, now_ns: int) -> None:
         if self._marker is None:
             return
-        live = self._enricher.sandboxes.live()
-        due = [one.id for one in live if (known := self._sandboxes.get(one.id)) is None or known.next_ns <= now_ns]
-        for sandbox_id in due[:LOOKED_AT_ONCE]:
+        if self._full and now_ns - self._anew_ns > ANEW_NS:
+            self._anew(now_ns)
+        first: list[tuple[int, int]] = []
+        again: list[tuple[int, int]] = []
+        for sandbox in self._enricher.sandboxes.live():
+            known = self._sandboxes.get(sandbox.id)
+            next_ns = known.next_ns if known is not None else 0
+            if next_ns <= now_ns:
+                (again if known is not None and known.looks else first).append((next_ns, sandbox.id))
+        for _, sandbox_id in (*first[:FIRST_AT_ONCE], *sorted(again)[:AGAIN_AT_ONCE]):
             self._look_whole(sandbox_id, now_ns)
         self._telling.now_ns = now_ns
         self._telling.repeats()
@@ -227,17 +250,18 @@ class Files:
             sandbox.waits = False
         if answer.status in {"stalled", "refused"}:
             self._lose(look.sandbox_id, "unwatched", 1)
-        if answer.status not in {"done", "cut"}:
+        if answer.status not in {"done", "cut", "partial"}:
             return
         if answer.status == "cut":
             self._lose(look.sandbox_id, "unwatched", 1)
-        self._views.learn(look.sandbox_id, answer)
-        if len(self._views) > self._settings.marks:
-            self._anew()
-            return
+        fresh = self._views.learn(look.sandbox_id, answer)
+        if len(self._views) >= self._settings.marks and not self._full:
+            self._full = True
+            self._notice(f"{len(self._views)} files are marked, as many as files.marks: further ones are not watched")
         cause = self._enricher.processes.current.get(look.cause)
         if look.since_ns and cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
-            for path in answer.changed:
+            # Where a folder was marked already, an event told of it, or will.
+            for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
                 self._telling.changed(path.encode("latin-1"), cause, answer)
         self._telling.retry(look.sandbox_id)
 
@@ -248,10 +272,11 @@ class Files:
         self._views.forget(sandbox_id)
         self._telling.forget(sandbox_id)
         if not self._sandboxes and self.group >= 0:
-            self._anew()
+            self._anew(time.monotonic_ns())
 
-    def _anew(self) -> None:
+    def _anew(self, now_ns: int) -> None:
         """All marks away; whoever is there is looked at again."""
+        self._full, self._anew_ns = False, now_ns
         fanotify.flush(self.group)
         if self._marker is not None:
             self._marker.forget()

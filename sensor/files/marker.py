@@ -42,7 +42,8 @@ class Look(Struct, frozen=True, gc=False):
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """`status`: done, cut (marks did not fit), gone, refused, or stalled; ready is the child's own."""
+    """`status`: done, cut (marks did not fit), partial (a file system takes none), gone, refused, or stalled; ready is
+    the child's own."""
 
     status: str
     view: tuple[int, int, int] = (0, 0, 0)

@@ -40,14 +40,14 @@ _WRITES = CLOSE_WRITE | MODIFY
 
 
 class Telling:
-    """`look_again`: sandboxes in which something appeared that is to be marked. `lost` by sandbox and reason;
-    `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told; `now_ns`,
-    CLOCK_MONOTONIC, is to be set before anything else."""
+    """`look_again`: sandboxes in which something appeared that is to be marked, with the tgid that made it. `lost` by
+    sandbox and reason; `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told;
+    `now_ns`, CLOCK_MONOTONIC, is to be set before anything else."""
 
     def __init__(self, settings: Settings, enricher: Enricher, watched: Watched, views: Views) -> None:
         self.settings = settings
         self.watched = watched
-        self.look_again: dict[int, None] = {}
+        self.look_again: dict[int, int] = {}
         self.lost: Counter[tuple[int, str]] = Counter()
         self.outside = 0
         self.found: list[AnyFile] = []
@@ -69,7 +69,7 @@ class Telling:
                 self.lost[process.sandbox_id, "unresolved"] += 1
                 return
             self._unknown.append((process.sandbox_id, event))
-            self.look_again[process.sandbox_id] = None
+            self.look_again.setdefault(process.sandbox_id, process.tgid)
 
     def retry(self, sandbox_id: int) -> None:
         """Now that it was looked at: keys that were not known, as when an overlay has copied a directory up."""
@@ -117,7 +117,7 @@ class Telling:
             return False
         bits = self._wants(at.path)
         if mask & CREATE:
-            self._appeared(at, sandbox_id, bits)
+            self._appeared(at, process, bits)
         if bits & WRITE:
             if mask & (CREATE | _WRITES) and not (folder and not mask & CREATE):
                 action = "created" if mask & CREATE else "written"
@@ -135,7 +135,7 @@ class Telling:
         source = old.path if old is not None else b""
         if new is not None:
             bits = self._wants(new.path)
-            self._appeared(new, process.sandbox_id, bits)
+            self._appeared(new, process, bits)
             if bits & WRITE:
                 self._add(FileRename, "renamed", new, source, folder, process)
                 self._add(FileEvent, "created", new, source, folder, process)
@@ -144,10 +144,10 @@ class Telling:
             target = At(new.path if new is not None else b"", old.host)
             self._add(FileRename, "renamed", target, source, folder, process)
 
-    def _appeared(self, at: At, sandbox_id: int, bits: int) -> None:
+    def _appeared(self, at: At, process: Process, bits: int) -> None:
         """A new file has no mark of its own, and a new folder hides what is made in it."""
-        if bits or self._views.awaits(sandbox_id, at.path):
-            self.look_again[sandbox_id] = None
+        if bits or self._views.awaits(process.sandbox_id, at.path):
+            self.look_again.setdefault(process.sandbox_id, process.tgid)
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:

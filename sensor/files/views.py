@@ -29,7 +29,11 @@ class Views:
     def __len__(self) -> int:
         return len(self._marks)
 
-    def learn(self, sandbox_id: int, answer: Answer) -> None:
+    def learn(self, sandbox_id: int, answer: Answer) -> set[str]:
+        """The folders that were not marked before, in latin-1."""
+        fresh = {
+            path for key_hex, path, folder, _ in answer.marks if folder and bytes.fromhex(key_hex) not in self._marks
+        }
         views = self._of_sandbox.setdefault(sandbox_id, {})
         views.pop(answer.view, None)
         views[answer.view] = None  # the latest last
@@ -41,6 +45,7 @@ class Views:
             key = bytes.fromhex(key_hex)
             keys.add(key)
             self._marks.setdefault(key, {})[answer.view, path.encode("latin-1")] = At(path.encode("latin-1"), host)
+        return fresh
 
     def find(self, sandbox_id: int, key: bytes) -> At | None:
         """As this sandbox sees it, else as anybody does: it may be a process that was not looked at yet."""

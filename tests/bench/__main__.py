@@ -15,6 +15,7 @@ from tests.bench import (
     cost,
     detection,
     dissect,
+    filecost,
     flowmemory,
     latency,
     memory,
@@ -36,6 +37,7 @@ Run = Callable[[Workspace, set[str]], list[Figure]]
 # In the order in which they run; peers that leave traces in the kernel come with the first.
 GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "cost": (cost.run, cost.NAMES),
+    "file-cost": (filecost.run, filecost.NAMES),
     "storms": (storms.run, storms.NAMES),
     "throughput": (throughput.run, throughput.NAMES),
     "dissect": (dissect.run, dissect.NAMES),

@@ -196,9 +196,7 @@ def test_a_release_agent_in_a_hierarchy(container: Shell) -> None:
 
 def test_rules_detect_it(sensor: Running, container: Shell) -> None:
     """However it is done: none of these has an argument that tells."""
-    container.do(
-        "cp /bin/true /tmp/t; x=release; echo 1 > ${x}_agent; d=.claude; mkdir $d; echo '{}' > $d/settings.json"
-    )
+    container.do("x=release; echo 1 > ${x}_agent; d=.claude; mkdir $d; echo '{}' > $d/settings.json")
     container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir ${n}sh")
     container.do("echo k > /tmp/k; mv /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x; rm /etc/ld.so.preload")
     wanted = {
@@ -211,7 +209,7 @@ def test_rules_detect_it(sensor: Running, container: Shell) -> None:
     }
 
     def titles() -> set[str]:
-        return {line["title"] for line in sensor.of(container.box, kind="detection")}
+        return {line["rule"]["title"] for line in sensor.of(container.box, kind="detection")}
 
     sensor.until(lambda: wanted <= titles(), "all detections")
 
@@ -234,7 +232,7 @@ def test_a_flood_is_bounded_and_counted(sensor: Running, shell: Shell) -> None:
     sensor.until(lambda: shell.told("file_event", f"{sensor.home}/trainer/1"), "the first of many")
     lost = 'pinfold_events_lost_total{reason="budget",stage="files"}'
     sensor.until(lambda: sensor.metrics().get(lost, 0) > 100, "the loss, counted")
-    assert sensor.metrics()["pinfold_sandboxes_unknown"] >= 1
+    sensor.until(lambda: sensor.metrics()["pinfold_sandboxes_unknown"] >= 1, "a sandbox that is unknown")
     many = sensor.of(shell.box, category="file_event")
     assert 200 <= len(many) < 2500
 
@@ -247,5 +245,6 @@ def test_processes_outside_every_sandbox_give_nothing(shell: Shell) -> None:
     os.chmod(path, 0o600)
     shell.do("echo >> .ssh/authorized_keys")
     shell.wait("file_event", str(path))
-    files = [line for line in shell.sensor.lines()[before:] if line.get("category", "").startswith("file_")]
+    files = [line for line in shell.sensor.lines()[before:] if line.get("TargetFilename", "").startswith(shell.home)]
     assert {line["ProcessId"] for line in files} == {shell.process.pid}
+    assert shell.sensor.metrics()["pinfold_file_events_outside_total"] > 0

@@ -34,6 +34,7 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "file-cost-inside-marked": ("inside", "marked", None),
 }
 NAMES = tuple(ROWS)
+MOST_BY_CHANCE = 3.0  # percent: a run with more shows nothing
 MARKED_WITHIN_S = 20
 
 
@@ -71,7 +72,9 @@ def run(space: Workspace, wanted: set[str]) -> list[Figure]:
         value, spread = statistics.median(slower), half_quartile_range(slower)
         off = statistics.median(measured[OFF[0]][f"{place} {folder}"] for measured in rounds.samples)
         note = f"{off:,.0f} ns when off; within {chance:.2f} % by chance; {len(slower)} rounds"
-        if limit is None:
+        if limit is not None and chance > MOST_BY_CHANCE:
+            figures.append(Figure(name, value, "% slower", target, False, spread, {}, f"too noisy to tell; {note}"))
+        elif limit is None:
             figures.append(Figure(name, value, "% slower", target, None, spread, {}, note))
         else:
             figures.append(at_most(name, value, "% slower", max(limit, chance), spread=spread, note=note))

@@ -57,6 +57,7 @@ class _View:
         self.changed: list[bytes] = []
         self.cut = self.refused = 0
         self._names: dict[bytes, dict[bytes, bytes]] = {}
+        self._missing: set[bytes] = set()
         self._looked: set[tuple[bytes, int]] = set()
 
     def open(self, path: bytes, flags: int = 0) -> int:
@@ -94,23 +95,24 @@ class _View:
         path = path.rstrip(b"/") or b"/"
         if not bits or not self._folder(path, mask):
             return
-        for name, kind, status in self._listed(path, CHILDREN_MAX):
+        for name, folder, status in self._listed(path, CHILDREN_MAX):
             child = path.rstrip(b"/") + b"/" + name
-            if stat.S_ISDIR(kind):
+            if folder:
                 if depth:
                     self.below(child, bits, depth - 1)
-            elif bits & WRITE and stat.S_ISREG(kind):
+            elif status is not None and bits & WRITE:
                 self._change(child, status)
 
     def names(self, path: bytes) -> list[bytes]:
-        return [name for name, _, _ in self._listed(path, HOMES_MAX)]
+        return [name for name, folder, _ in self._listed(path, HOMES_MAX) if folder]
 
-    def _listed(self, path: bytes, most: int) -> list[tuple[bytes, int, os.stat_result]]:
-        """Name, mode and status of what is in a folder, links not followed."""
+    def _listed(self, path: bytes, most: int) -> list[tuple[bytes, bool, os.stat_result | None]]:
+        """What is in a folder, links not followed: its name, whether it is a folder, and of a file its status, where
+        changes are asked for."""
         found = self.open(path, os.O_DIRECTORY)
         if found < 0:
             return []
-        listed: list[tuple[bytes, int, os.stat_result]] = []
+        listed: list[tuple[bytes, bool, os.stat_result | None]] = []
         folder = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(found)
         try:
@@ -119,8 +121,9 @@ class _View:
                     if len(listed) >= most:
                         break
                     with contextlib.suppress(OSError):
-                        status = entry.stat(follow_symlinks=False)
-                        listed.append((os.fsencode(entry.name), status.st_mode, status))
+                        wanted = self._since_ns and entry.is_file(follow_symlinks=False)
+                        status = entry.stat(follow_symlinks=False) if wanted else None
+                        listed.append((os.fsencode(entry.name), entry.is_dir(follow_symlinks=False), status))
         finally:
             os.close(folder)
         return listed
@@ -134,31 +137,30 @@ class _View:
         """Marked; or not there, and then the nearest above it, for what appears in it."""
         if (path, mask) in self._looked:
             return True
-        at, awaited = path, b""
-        while (found := self.open(at, os.O_DIRECTORY)) < 0:
+        at, awaited, found = path, b"", -1
+        while at in self._missing or (found := self.open(at, os.O_DIRECTORY)) < 0:
+            self._missing.add(at)
             if at == b"/":
                 return False
             at, awaited = os.path.dirname(at), at
-        if awaited and (spelled := self._spelled(at, awaited[len(at.rstrip(b"/")) + 1 :])):
-            os.close(found)
-            return self._folder(at.rstrip(b"/") + b"/" + spelled + path[len(awaited) :], mask)
         try:
-            there = at == path
-            if _type(found) not in _KERNELS:
-                self._mark(found, at, mask if there else _NAMES, True, os.fstat(found))
-            if there:
-                self._looked.add((path, mask))
-            else:
+            if awaited and (spelled := self._spelled(at, awaited[len(at.rstrip(b"/")) + 1 :])):
+                return self._folder(at.rstrip(b"/") + b"/" + spelled + path[len(awaited) :], mask)
+            if awaited:
                 self.awaited.add(awaited)
+            wanted = _NAMES if awaited else mask
+            if (at, wanted) not in self._looked and _type(found) not in _KERNELS:
+                self._mark(found, at, wanted, True, os.fstat(found))
+            self._looked.add((at, wanted))
         finally:
             os.close(found)
-        return there
+        return not awaited
 
     def _spelled(self, folder: bytes, name: bytes) -> bytes:
         """How a folder with this name is written there: rules' texts come folded. Empty: there is none."""
         if folder not in self._names:
             names = self._listed(folder, CHILDREN_MAX)
-            self._names[folder] = {each.lower(): each for each, mode, _ in names if stat.S_ISDIR(mode)}
+            self._names[folder] = {each.lower(): each for each, is_folder, _ in names if is_folder}
         spelled = self._names[folder].get(name.lower(), b"")
         return spelled if spelled != name else b""
 

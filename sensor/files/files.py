@@ -24,7 +24,7 @@ from sensor.rules.ruleset import Ruleset
 READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are looked at
 FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
-AGAIN_AT_ONCE = 4  # of others: at some 5 ms each, 2 % of a core, however many there are
+AGAIN_AT_ONCE = 4  # of others: at some 10 ms each, 4 % of a core, however many there are
 SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
 ANEW_NS = 60_000_000_000  # marks are not made anew more often: where they do not fit, they do not
 AGAIN_S = (1, 5, 30)  # whole looks after the first, then every `look_seconds`

@@ -9,6 +9,7 @@ import msgspec
 from sensor.rules.places import READ, TOPS, WRITE, Place
 
 PLACES_MAX = 4096  # a look tries each below each home and working directory, at some 5 us
+KNOWN_MAX = 4096
 DEPTH = 2  # folders below one that a rule names as a prefix
 
 # Where so much goes on that only the folder itself is watched, and nothing below it.
@@ -81,6 +82,7 @@ class Watched:
         self.cut = len(by_text) - len(self.places)
         self.line = msgspec.json.encode(_for_child(self.places, most))
         self._exact: dict[str, int] = {}
+        self._known: dict[str, int] = {}
         self._others: list[tuple[int, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = []
         for place in self.places:
             if place.shape == "exact":
@@ -94,7 +96,14 @@ class Watched:
             self._others.append((bit, prefix, suffix, contains))
 
     def wants(self, path: str) -> int:
-        path = path.casefold()
+        known = self._known.get(path)
+        if known is None:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            known = self._known[path] = self._judged(path.casefold())
+        return known
+
+    def _judged(self, path: str) -> int:
         bits = self._exact.get(path, 0)
         for bit, prefixes, suffixes, contained in self._others:
             if not bits & bit and (

@@ -70,10 +70,10 @@ class _Child:
                 command,
                 {},
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, group, 3),
                     (os.POSIX_SPAWN_DUP2, requests, 0),
                     (os.POSIX_SPAWN_DUP2, answers, 1),
                     (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, group, 3),  # last: a pipe's end may have this number
                 ],
                 setsigmask=[],
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],

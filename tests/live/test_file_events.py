@@ -237,6 +237,36 @@ def test_a_flood_is_bounded_and_counted(sensor: Running, shell: Shell) -> None:
     assert 200 <= len(many) < 2500
 
 
+STALL = """
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+fuse = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fuse
+assert not libc.mount(b"stall", b"/root", b"fuse", 0, options), os.strerror(ctypes.get_errno())
+print("mounted", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_root_that_stalls_whoever_looks(sensor: Running, sandbox: Sandbox, tmp_path: Path) -> None:
+    """A FUSE file system in place of /root, whose server answers nothing."""
+    command = ("/usr/bin/unshare", "-m", "--propagation", "private", "/usr/bin/python3", "-I", "-S", "-c", STALL)
+    process = sandbox.start(*command, stdout=subprocess.PIPE)
+    with sensor.sandbox() as other:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"mounted\n"
+            stalled = 'pinfold_file_looks_total{outcome="stalled"}'
+            sensor.until(lambda: sensor.metrics()[stalled], "a look that stalled")
+            sensor.until(lambda: sensor.metrics()["pinfold_sandboxes_unknown"], "a sandbox that is unknown")
+            shell = Shell(sensor, other, furnish(tmp_path)).watched()
+            shell.do("echo >> .ssh/authorized_keys")
+            shell.wait("file_event", f"{tmp_path}/.ssh/authorized_keys")
+            shell.end()
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_processes_outside_every_sandbox_give_nothing(shell: Shell) -> None:
     before = len(shell.sensor.lines())
     path = Path(shell.home) / ".ssh" / "authorized_keys"

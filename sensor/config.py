@@ -22,6 +22,7 @@ from sensor.configdevices import GPU_CLASSES, DeviceClassName, grant_problems
 from sensor.configexamples import Example, example_problems
 from sensor.configexecutables import DeniedExecutables, executable_problems
 from sensor.configfile import KeyPath, Problem, found
+from sensor.configfiles import Files, file_problems
 from sensor.confignetwork import DeniedProtocol, Dns, Egress, Flows, dns_problems, egress_problems, flow_problems
 from sensor.configquarantine import Quarantine, quarantine_problems
 from sensor.configrespond import Action, Responses, response_problems
@@ -108,6 +109,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     dns: Dns = Dns()
     flows: Flows = Flows()
     detect: DetectSettings = DetectSettings()
+    files: Files = Files()
     metrics: Metrics = Metrics()
     syscalls: Literal["decisions", "full"] = "decisions"  # full: at their gate too, which slows those of the whole host
     log: Log = Log()
@@ -150,6 +152,8 @@ def refuse_fixed(now: Config, wanted: Config) -> None:
             raise HostError(f"{name}: a change needs a restart of the sensor")
     if now.control.group != wanted.control.group:
         raise HostError("control.group: a change needs a restart of the sensor")
+    if now.files.enabled != wanted.files.enabled:
+        raise HostError("files.enabled: a change needs a restart of the sensor")
     if now.flows.table != wanted.flows.table:
         raise HostError("flows.table: a change needs a restart of the sensor")
 
@@ -171,6 +175,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from dns_problems(config.dns)
     yield from flow_problems(config.flows)
     yield from detect_problems(config.detect)
+    yield from file_problems(config.files)
     yield from control_problems(config.control)
     yield from quarantine_problems(config.quarantine)
     if (expected := _listen_problem(config.metrics.listen)) is not None:

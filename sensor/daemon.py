@@ -26,6 +26,7 @@ from sensor.errors import HostError, PinfoldError, RefusedError
 from sensor.events.detection import Response
 from sensor.events.layouts import ABI, Cgroup
 from sensor.export.log import EventLog
+from sensor.files.files import Files
 from sensor.guard.guard import Guard
 from sensor.hand import Hand
 from sensor.kernel import Kernel, ring_of
@@ -97,6 +98,7 @@ class Daemon:
         self._pipeline = Pipeline(
             enricher, rules.engine(), log, responder, self._metrics, recovery, self._watched, self._network
         )
+        self._files = self._pipeline.files = Files(config.files, enricher, self._metrics, log.add_notice, ruleset)
         self._enricher, self._log, self._responder = enricher, log, responder
         notices = self._say, log.add_notice
         self._guard = Guard(config, self._kernel, enricher, host, self._arming, self._metrics, notices, self._network)
@@ -205,7 +207,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         poller = select.epoll()
-        for descriptor in (wake, self._link.fileno(), self._kernel.ring.descriptor):
+        for descriptor in (wake, self._link.fileno(), self._kernel.ring.descriptor, *self._files.descriptors):
             poller.register(descriptor, select.EPOLLIN)
         self._notifier.send("READY=1", f"STATUS={self._reports.summary()}")
         awake_until = time.monotonic_ns() + AWAKE_NS
@@ -216,8 +218,10 @@ class Daemon:
                 elif descriptor == self._link.fileno():
                     self._link.on_readable()
             self._reports.before_drain(self._kernel.ring.used)
+            self._files.collect()
             if self._drain():
                 awake_until = time.monotonic_ns() + AWAKE_NS
+            self._take_files()
             if self._responder.pending:
                 self._responder.settle()
                 self._log.flush()
@@ -233,11 +237,17 @@ class Daemon:
                 self._reload.go_on()
         self._stop()
 
+    def _take_files(self) -> None:
+        if self._files.busy:
+            self._pipeline.take_files()
+            self._files.tick(time.monotonic_ns())
+            self._log.flush()
+
     def _patience(self, awake_until: int) -> float:
         """How long to wait, in seconds. A record that came without a wake-up is not waited over."""
         if self._kernel.ring.used:
             return 0
-        if self._hand.busy or self._reload.busy:
+        if self._hand.busy or self._reload.busy or self._files.busy:
             return BUSY_S
         if self._pipeline.busy and time.monotonic_ns() >= awake_until:
             return PULSE_NS / 1e9
@@ -281,6 +291,7 @@ class Daemon:
         self._next_tick = time.monotonic_ns() + TICK_NS
         self._pulse()
         self._network.each_second(time.monotonic_ns())
+        self._files.each_second(time.monotonic_ns())
         kernel = self._kernel
         self._enricher.tick()
         kernel.refresh_devices()
@@ -339,6 +350,7 @@ class Daemon:
         self._recorder.end("the sensor was stopped")
         self._link.close()
         self._network.close()
+        self._files.close()
         self._guard.close()
         self._hand.close()
         self._log.close()

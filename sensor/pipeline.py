@@ -29,6 +29,7 @@ from sensor.events.decode import Decoder
 from sensor.events.detection import Detection, Response, event_id
 from sensor.events.layouts import Buffer, Cgroup
 from sensor.export.recovery import Recovery
+from sensor.files.files import Files
 from sensor.guard.guard import Guard
 from sensor.metrics import Metrics
 from sensor.respond.containment import escape_of
@@ -108,6 +109,7 @@ class Pipeline:
         self.utc_ns = 0  # of the last tick
         self.beside: Callable[[AnyActivity | SandboxChange], None] | None = None  # hears what is told without a record
         self._now = now
+        self.files: Files | None = None
         self._last = (0, 0)  # id of the event told last
         self.aside_id = -1
         self.aside: list[Any] = []
@@ -201,6 +203,12 @@ class Pipeline:
             sandbox = {"SandboxId": each.sandbox_id, "SandboxName": each.sandbox_name}
             self.log.add_notice("repeats of a detection were folded", **fields, **times, **sandbox)
 
+    def take_files(self) -> None:
+        """What was done to files, after the records of whoever did it."""
+        if self.files is not None:
+            for activity in self.files.take():
+                self.tell(activity)
+
     @property
     def busy(self) -> bool:
         """Whether something waits for a tick soon."""
@@ -215,6 +223,8 @@ class Pipeline:
         else:
             self.tell(activity)
         self.network.observe(activity)
+        if self.files is not None:
+            self.files.observe(activity)
         if self.guard is not None:
             self.guard.observe(activity)
         self._derived(self.detectors.observe(activity))

@@ -98,6 +98,8 @@ class Reload:
         engine.inherit(self._pipeline.engine)
         self._pipeline.use(engine)
         self._pipeline.fold(config.rules.fold_seconds, config.rules.most_per_minute)
+        if self._pipeline.files is not None:
+            self._pipeline.files.reload(config.files, ruleset)
         self._responder.policy = Policy(config)
         sandboxes.reconfigure(config)
         self._reports.rules_loaded(len(ruleset.refused))

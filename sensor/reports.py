@@ -164,7 +164,9 @@ class Reports:
 
     def lost(self, sandbox_id: int) -> dict[str, int]:
         counts = self._losses.by_sandbox.get(sandbox_id, {})
-        return {reason: count for reason, count in counts.items() if reason not in HARMLESS}
+        lost = {reason: count for reason, count in counts.items() if reason not in HARMLESS}
+        files = self._pipeline.files
+        return lost if files is None else lost | files.lost.get(sandbox_id, {})
 
     def rules(self) -> bytes:
         engine = self._pipeline.engine

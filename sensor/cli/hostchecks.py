@@ -37,6 +37,7 @@ def checks(config: Config) -> Iterator[Check]:
     yield _bcc()
     yield _space(config)
     yield _device_programs()
+    yield _file_events(config)
 
 
 def _features() -> Iterator[Check]:
@@ -108,6 +109,22 @@ def _space(config: Config) -> Check:
     if free >= wanted:
         return Check("disk space", "supported", detail, "log lines", "")
     return Check("disk space", "unsupported", detail, "log lines, when it is full", "make room, or lower log.keep")
+
+
+def _file_events(config: Config) -> Check:
+    """By the same call as the sensor's own: a group that reports identities and names."""
+    name, lost = "file events", "file_event and its kin: files written, removed and read are seen in arguments alone"
+    if not config.files.enabled:
+        return Check(name, "unsupported", "off", lost, "files.enabled: yes")
+    from sensor.files import fanotify  # noqa: PLC0415
+
+    try:
+        os.close(fanotify.group())
+    except HostError as why:
+        state = "inconclusive" if os.geteuid() != 0 else "unsupported"
+        return Check(name, state, str(why), lost, "run it with sudo" if os.geteuid() != 0 else "Linux 5.17")
+    detail = "fanotify marks on the files and folders that rules name; no LSM or fentry hook is needed"
+    return Check(name, "supported", detail, lost, "")
 
 
 def _device_programs() -> Check:

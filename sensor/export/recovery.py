@@ -60,7 +60,8 @@ class _Backwards:
             self.detections.add(record["id"])
         elif kind in ("event", "sandbox") and not (record.get("Existing") or record.get("change") == "found"):
             generation, _, position = record["id"].partition("-")  # of the ring, unlike what /proc showed at start
-            self.last_event = (int(generation, 16), int(position, 16))
+            if int(generation, 16):  # and unlike what no record told: nothing of a ring is known by it
+                self.last_event = (int(generation, 16), int(position, 16))
 
     def _response(self, detection: str, outcome: str, action: str) -> None:
         if outcome != "intent":

@@ -21,6 +21,7 @@ from sensor.rules import pushdown, setting
 from sensor.rules.children import Children
 from sensor.rules.correlation.model import Correlation
 from sensor.rules.correlation.resolve import References
+from sensor.rules.places import Place
 from sensor.rules.pushdown import EVERYTHING, Pushdown
 from sensor.rules.refusal import Refusal
 from sensor.rules.setting import Placeholders, Setting
@@ -53,6 +54,8 @@ class Ruleset(Struct, frozen=True):
     dormant: tuple[str, ...] = ()
     correlations: tuple[Correlation, ...] = ()
     calls: tuple[int, ...] = ()  # numbers of the system calls that rules are about
+    places: tuple[Place, ...] = ()  # that rules about files speak of
+    beyond: tuple[str, ...] = ()  # ids of those that may match elsewhere too, where nobody watches
     silent: tuple[str, ...] = ()  # of rules and correlations that are only there to be referred to
 
     def source_of(self, rule_id: str) -> str | None:
@@ -108,6 +111,8 @@ def joined(units: Sequence[Unit]) -> Ruleset:
         dormant=(*dormant, *resolved.dormant),
         correlations=resolved.correlations,
         calls=tuple(sorted({number for one in compiled for number in one.calls})),
+        places=tuple(dict.fromkeys(place for one in compiled for place in one.cover.places)),
+        beyond=tuple(dict.fromkeys(one.rule.id for one in compiled if not one.cover.whole)),
         silent=resolved.silent,
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from sensor.rules import calls, ir, need, parse, pushdown, setting, unit
+from sensor.rules import calls, ir, need, parse, places, pushdown, setting, unit
 from sensor.rules import compile as compiler
 from sensor.rules.collection import collected
 from sensor.rules.correlation.draft import Draft
@@ -151,6 +151,7 @@ def compiled(parsed: parse.Parsed, file: str, line: int, name: str, name_line: i
         expression=msgspec.msgpack.encode(expression),
         wants=pushdown.of_rule(parsed.category, expression),
         calls=calls.of_rule(parsed.category, expression),
+        cover=places.of_rule(parsed.category, expression),
         indexed=bool(branches) and all(branch.clauses for branch in branches),
         digest=digest(told, source.encode("utf-8", "surrogatepass"), needs),
     )

@@ -12,6 +12,7 @@ from msgspec import Struct
 from sensor.rules import ir
 from sensor.rules.correlation.draft import Draft
 from sensor.rules.need import Atom, Branch, Clause
+from sensor.rules.places import Cover
 from sensor.rules.pushdown import Wants
 from sensor.rules.refusal import Refusal
 
@@ -43,6 +44,7 @@ class Compiled(Struct, frozen=True):
     needs: bytes  # clauses of each branch
     expression: bytes  # simplified
     wants: Wants
+    cover: Cover
     calls: tuple[int, ...]  # numbers of the system calls that it is about
     indexed: bool  # false: it is evaluated for every event of its category
     digest: str  # of everything that decides what it matches, and how it is told

@@ -17,6 +17,7 @@ from tests.bench import (
     cost,
     detection,
     dissect,
+    filecost,
     flowmemory,
     latency,
     memory,
@@ -40,6 +41,7 @@ Run = Callable[[Workspace, set[str]], list[Figure]]
 # In the order in which they run; peers that leave traces in the kernel come with the first.
 GROUPS: dict[str, tuple[Run, tuple[str, ...]]] = {
     "cost": (cost.run, cost.NAMES),
+    "file-cost": (filecost.run, filecost.NAMES),
     "storms": (storms.run, storms.NAMES),
     "throughput": (throughput.run, throughput.NAMES),
     "rulesets": (rulesets.run, rulesets.NAMES),

@@ -239,6 +239,19 @@ def test_recovery_finds_the_commit_and_what_stands_behind_it(tmp_path: Path, tol
     assert (recovery.torn_bytes, recovery.unreadable) == (0, 0)
 
 
+def test_what_no_record_told_is_no_place_in_the_ring(tmp_path: Path, told: Told) -> None:
+    """A file event, or a behaviour that came of time: the ring's records after the last of its own come again."""
+    log = open_log(tmp_path, told)
+    log.recover()
+    log.add_activity(samples.process_creation(generation=2, position=0xFF))
+    log.add_detection(samples.detection(id="pending"))
+    log.add_activity(samples.file_event(generation=0, position=1 << 60))
+    log.close()
+    recovery = open_log(tmp_path, told).recover()
+    assert recovery.last_event == (2, 0xFF)
+    assert recovery.pending_detections == {"pending"}
+
+
 def test_recovery_looks_into_rotated_files_and_over_damage(tmp_path: Path, told: Told) -> None:
     log = open_log(tmp_path, told)
     log.recover()

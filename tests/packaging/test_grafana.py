@@ -18,6 +18,9 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 NOT_SHOWN = {
     "pinfold_containment_seconds": "the notice of each has its own",
     "pinfold_containments_total": "each is a critical detection",
+    "pinfold_file_events_outside_total": "for whoever asks what marks cost the host",
+    "pinfold_file_looks_total": "for whoever looks into why a file was not watched; what is lost is shown",
+    "pinfold_file_marks": "for whoever asks what marks cost the host",
     "pinfold_guard_rounds_total": "for the sensor's own developers",
     "pinfold_guard_seconds_total": "for the sensor's own developers",
     "pinfold_sandboxes_tamperable": "it is no incident; `pinfold sandbox` has it by sandbox",

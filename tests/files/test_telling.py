@@ -1,0 +1,150 @@
+"""From events of the kernel to activities: what is told, of whom, and how often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensor.events.activity import FileEvent, FileRename
+from sensor.files import fanotify
+from sensor.files.marker import Answer
+from sensor.files.telling import Telling
+from sensor.rules.places import READ, WRITE, Place
+from tests.files.events import DFID_NAME, FID, NEW, OLD, SANDBOX, VIEW, info, key, raw, telling
+
+SECOND = 1_000_000_000
+
+
+def feed(told: Telling, *data: bytes, now_ns: int = SECOND) -> list[tuple[str, str, str]]:
+    """(category, action, path) of what was told."""
+    told.now_ns = now_ns
+    for event in fanotify.events(b"".join(data)):
+        told.event(event)
+    found, told.found = told.found, []
+    return [(one.category, one.Action, one.TargetFilename) for one in found]
+
+
+def at(mask: int, name: bytes, folder: int = 1, itself: int = 9, **who: Any) -> bytes:
+    return raw(mask, info(DFID_NAME, folder, name), info(FID, itself), **who)
+
+
+def test_each_deed_has_its_category() -> None:
+    told, _ = telling((1, "/etc"))
+    assert feed(told, at(fanotify.CREATE | fanotify.CLOSE_WRITE, b"ld.so.preload")) == [
+        ("file_event", "created", "/etc/ld.so.preload")
+    ]
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab")) == [("file_event", "written", "/etc/crontab")]
+    assert feed(told, at(fanotify.ATTRIB, b"shadow")) == [("file_change", "attributes", "/etc/shadow")]
+    assert feed(told, at(fanotify.DELETE, b"crontab")) == [("file_delete", "deleted", "/etc/crontab")]
+    assert feed(told, at(fanotify.ACCESS, b"shadow")) == [("file_access", "read", "/etc/shadow")]
+
+
+def test_what_no_place_wants_is_not_told() -> None:
+    told, _ = telling((1, "/etc"))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"motd"), at(fanotify.ACCESS, b"crontab")) == []
+
+
+def test_what_is_moved_into_place_is_there_as_if_written() -> None:
+    told, _ = telling((1, "/etc"), (3, "/root"))
+    moved = raw(fanotify.RENAME, info(OLD, 3, b"x"), info(NEW, 1, b"crontab"), info(FID, 9))
+    told.now_ns = SECOND
+    for event in fanotify.events(moved):
+        told.event(event)
+    rename, made = told.found
+    assert isinstance(rename, FileRename) and rename.SourceFilename == "/root/x"
+    assert isinstance(made, FileEvent) and made.TargetFilename == "/etc/crontab" and made.Action == "created"
+
+
+def test_what_is_moved_away_keeps_its_old_name() -> None:
+    told, _ = telling((1, "/etc"))
+    told.now_ns = SECOND
+    for event in fanotify.events(raw(fanotify.RENAME, info(OLD, 1, b"crontab"), info(FID, 9))):
+        told.event(event)
+    assert [(one.TargetFilename, one.SourceFilename) for one in told.found] == [("", "/etc/crontab")]
+
+
+def test_a_marked_file_is_known_by_any_name() -> None:
+    """A hard link elsewhere: the folder is not marked, or means nothing."""
+    told, views = telling((1, "/tmp"))
+    views.learn(SANDBOX, Answer("done", VIEW, ((key(9).hex(), "/etc/shadow", False, False),)))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"innocent")) == [("file_event", "written", "/etc/shadow")]
+    assert feed(told, at(fanotify.ACCESS, b"innocent", folder=77)) == [("file_access", "read", "/etc/shadow")]
+
+
+def test_processes_outside_are_dropped_and_counted() -> None:
+    told, _ = telling((1, "/etc"))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", tgid=4242)) == []
+    assert told.outside == 1
+
+
+def test_the_same_again_is_counted_and_told_when_its_window_ends() -> None:
+    told, _ = telling((1, "/etc"))
+    assert len(feed(told, *[at(fanotify.CLOSE_WRITE, b"crontab")] * 5)) == 1
+    told.now_ns = 5 * SECOND
+    told.repeats()
+    assert told.found == []
+    told.now_ns = 12 * SECOND
+    told.repeats()
+    assert [(one.Count, one.Repeat, one.TargetFilename) for one in told.found] == [(4, True, "/etc/crontab")]
+
+
+def test_a_budget_bounds_what_a_sandbox_tells() -> None:
+    told, _ = telling((1, "/etc/cron.d"), events_a_second=2)
+    many = [at(fanotify.CREATE, b"%d" % number) for number in range(100)]
+    assert len(feed(told, *many)) == 8  # a burst of four seconds
+    assert told.lost == {(SANDBOX, "budget"): 92}
+    assert len(feed(told, *[at(fanotify.CREATE, b"x%d" % number) for number in range(5)], now_ns=2 * SECOND)) == 2
+
+
+def test_an_unknown_key_is_looked_for_once_and_then_lost() -> None:
+    told, views = telling((1, "/etc"))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=5)) == []
+    assert told.look_again == {SANDBOX: 100}
+    views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), "/etc", True, False),)))
+    told.retry(SANDBOX)
+    assert [one.TargetFilename for one in told.found] == ["/etc/crontab"]
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=6))[1:] == []
+    told.retry(SANDBOX)
+    assert told.lost == {(SANDBOX, "unresolved"): 1}
+
+
+def test_a_flood_of_unknown_keys_is_bounded() -> None:
+    told, _ = telling((1, "/etc"))
+    feed(told, *[at(fanotify.CLOSE_WRITE, b"x", folder=5)] * 1000)
+    assert told.lost[SANDBOX, "unresolved"] == 1000 - 256
+
+
+def test_what_is_awaited_makes_a_new_look() -> None:
+    told, _ = telling((1, "/home/agent"))
+    assert feed(told, at(fanotify.CREATE | fanotify.ONDIR, b".claude")) == []
+    assert told.look_again == {SANDBOX: 100}
+
+
+def test_a_name_that_is_no_text_is_kept_raw_and_bounded() -> None:
+    place = Place("prefix", "/etc/cron.d/", WRITE | READ)
+    told, _ = telling((1, "/etc/cron.d"), places=(place,))
+    told.now_ns = SECOND
+    for event in fanotify.events(at(fanotify.CREATE, b"a\xff\x1b[31m") + at(fanotify.CREATE, b"b" * 255)):
+        told.event(event)
+    first, second = told.found
+    assert first.TargetFilename == "/etc/cron.d/a\ufffd\x1b[31m"
+    assert first.raw == {"TargetFilename": b"/etc/cron.d/a\xff\x1b[31m"}
+    assert second.raw is None and len(second.TargetFilename) == 12 + 1 + 255 - 1
+
+
+def test_ids_are_no_rings_and_rise() -> None:
+    told, _ = telling((1, "/etc/cron.d"))
+    told.now_ns = SECOND
+    for event in fanotify.events(b"".join(at(fanotify.CREATE, b"%d" % number) for number in range(20))):
+        told.event(event)
+    positions = [one.position for one in told.found]
+    assert {one.generation for one in told.found} == {0}
+    assert positions == sorted(set(positions))
+
+
+def test_another_sandboxes_marks_serve_until_ones_own_are_made() -> None:
+    told, views = telling((1, "/etc"))
+    views.forget(SANDBOX)
+    views.learn(8, Answer("done", VIEW, ((key(1).hex(), "/etc", True, True),)))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab")) == [("file_event", "written", "/etc/crontab")]
+    views.forget(8)
+    assert len(views) == 0

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from sensor.events.layouts import Loss
-from sensor.metrics import BY_NAME, LATENCY_BUCKETS, METRICS, Metrics, decode
+from sensor.metriclist import BY_NAME, LATENCY_BUCKETS, METRICS
+from sensor.metrics import Metrics, decode
 
 
 def test_every_name_is_a_good_one() -> None:

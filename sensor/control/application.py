@@ -21,7 +21,8 @@ from sensor.control.routes import Route, Streamed
 from sensor.control.showing import Showing
 from sensor.control.streams import Reader, Streams, Wanted
 from sensor.errors import UsageError
-from sensor.metrics import PATHS, Metrics, Snapshot, decode
+from sensor.metriclist import PATHS
+from sensor.metrics import Metrics, Snapshot, decode
 
 Kind = TypeVar("Kind", bound=Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

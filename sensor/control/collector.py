@@ -12,7 +12,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from sensor.metrics import METRICS, Histogram, Metric, Snapshot
+from sensor.metriclist import METRICS, Metric
+from sensor.metrics import Histogram, Snapshot
 
 MOST_ACCEPT = 512
 

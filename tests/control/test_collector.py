@@ -5,7 +5,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sensor.control.collector import render
-from sensor.metrics import LATENCY_BUCKETS, METRICS, Metrics, Snapshot, decode
+from sensor.metriclist import LATENCY_BUCKETS, METRICS
+from sensor.metrics import Metrics, Snapshot, decode
 
 NONE: frozenset[str] = frozenset()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sensor.metrics import BY_NAME
+from sensor.metriclist import BY_NAME
 from tests.packaging.tools import PACKAGING
 
 DASHBOARD: dict[str, Any] = json.loads((PACKAGING / "grafana" / "pinfold.json").read_text())

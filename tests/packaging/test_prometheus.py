@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sensor.metrics import BY_NAME
+from sensor.metriclist import BY_NAME
 from tests.packaging.tools import PACKAGING, tool
 
 FOLDER = PACKAGING / "prometheus"

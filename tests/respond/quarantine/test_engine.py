@@ -13,7 +13,8 @@ import pytest
 from sensor.bpf.denials import Deny
 from sensor.configquarantine import Quarantine
 from sensor.errors import ActError, NotFoundError, UsageError
-from sensor.metrics import QUARANTINE_STEPS, QUARANTINES, decode
+from sensor.metriclist import QUARANTINE_STEPS, QUARANTINES
+from sensor.metrics import decode
 from sensor.respond.quarantine import watching
 from sensor.respond.quarantine.ledger import Ledger
 from sensor.respond.quarantine.record import STATES, STEPS, UNDOING, Order

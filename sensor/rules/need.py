@@ -21,6 +21,7 @@ Clause = frozenset["Atom"]
 
 PLANES = 4  # clauses that the index looks up for a branch
 MAX_BRANCHES = 12  # of a rule
+MOST_COMPARED = 512  # literals of a clause
 RARE = 0.01  # the likelihood below which a first clause needs no second
 FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
 
@@ -190,14 +191,17 @@ def _clauses(item: ir.Expression, direct: str | None) -> list[Clause]:
 
 def _least(clause: Clause) -> Clause:
     """Without the literals that hold another one of the clause: the shorter says it already."""
-    texts = {atom.attribute: [b.value for b in clause if b.attribute == atom.attribute] for atom in clause}
+    texts: dict[str, list[bytes]] = {}
+    for atom in clause:
+        if isinstance(atom.value, bytes):
+            texts.setdefault(atom.attribute, []).append(atom.value)
+    if sum(map(len, texts.values())) > MOST_COMPARED:  # each with each: a long list of values stays as it is
+        return clause
     return frozenset(
         atom
         for atom in clause
         if not isinstance(atom.value, bytes)
-        or not any(
-            isinstance(text, bytes) and text != atom.value and text in atom.value for text in texts[atom.attribute]
-        )
+        or not any(text != atom.value and text in atom.value for text in texts[atom.attribute])
     )
 
 

@@ -51,7 +51,7 @@ def warnings(config: Config, file: str) -> list[Row]:
 
     # Loading rules takes a while: only where a response names some.
     named = any(getattr(settings.responses, "rules", ()) for settings in config.classes.values())
-    rules = load(rule_paths(config), None, keep_going=True).rules if named else ()
+    rules = load(rule_paths(config), None, True, config.rules.placeholders).rules if named else ()
     known = [Known(rule.id, rule.title, rule.tags) for rule in rules] if named else None
     return [
         {"file": file, "line": one.line, "key": one.key, "reason": one.text, "severity": "warning"}

@@ -77,7 +77,21 @@ def _bound(name: str, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
     if isinstance(value, (sigma.SigmaNull, sigma.SigmaExists)):
         empty = ir.And(tuple(_empty(field) for field in meaning.fields))
         return ir.Not(empty) if isinstance(value, sigma.SigmaExists) and value.exists else empty
-    return ir.Or(tuple(_value(field, value, scope) for field in meaning.fields))
+    return _any_of(meaning.fields, value, scope)
+
+
+def _any_of(of: tuple[Field, ...], value: sigma.SigmaType, scope: Scope) -> ir.Expression:
+    """A name that stands for several fields may ask what one of them cannot have: a network, of a host name."""
+    found: list[ir.Expression] = []
+    refused: RefusalError | None = None
+    for field in of:
+        try:
+            found.append(_value(field, value, scope))
+        except RefusalError as error:
+            refused = error
+    if refused is not None and not found:
+        raise refused
+    return ir.Or(tuple(found))
 
 
 def _absent(value: sigma.SigmaType, scope: Scope) -> ir.Expression:

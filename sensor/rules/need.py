@@ -21,6 +21,7 @@ Clause = frozenset["Atom"]
 
 PLANES = 4  # clauses that the index looks up for a branch
 MAX_BRANCHES = 12  # of a rule
+MOST_COMPARED = 512  # literals of a clause
 RARE = 0.01  # the likelihood below which a first clause needs no second
 FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
 
@@ -208,6 +209,8 @@ def _least(clause: Clause) -> Clause:
     for atom in clause:
         if isinstance(atom.value, bytes):
             texts.setdefault(atom.attribute, []).append(atom.value)
+    if sum(map(len, texts.values())) > MOST_COMPARED:  # each with each: a long list of values stays as it is
+        return clause
     shorter: dict[str, list[bytes]] = {}
     for attribute, values in texts.items():
         everything = b"\n".join(values)  # no normal text has a line break

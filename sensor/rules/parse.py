@@ -5,6 +5,7 @@ Only in the child: pySigma is heavy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,4 +246,6 @@ def _anchored(key: str, value: Any) -> tuple[str, Any]:
 
 
 def _reason(error: SigmaError) -> str:
-    return str(error.args[0]) if error.args else type(error).__name__
+    """pySigma's, without the addresses of its objects."""
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return re.sub(r"<sigma\.types\.Sigma(\w+) object at 0x[0-9a-f]+>", r"\1", text)

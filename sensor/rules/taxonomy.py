@@ -90,6 +90,7 @@ def known_categories() -> tuple[str, ...]:
     return tuple(fields.CATEGORIES)
 
 
+@cache
 def look(category: str, name: str) -> Meaning | None:
     """What a field's name means in events of a category; None where they have no such field."""
     own = fields.of_category(category)

@@ -13,6 +13,7 @@ from sensor.rules.fields import CATEGORIES
 from sensor.rules.ruleset import Ruleset, rule_files
 from sensor.rules.sigma import build
 from sensor.rules.testing import activity, examples_file, run_examples
+from tests.rules.helpers import matches
 
 FOREIGN = Path(__file__).resolve().parents[1] / "data/foreign"
 FILES = rule_files([FOREIGN])
@@ -90,6 +91,22 @@ def test_the_table_names_fields_and_categories_that_there_are() -> None:
             meaning = taxonomy.look(category, name)
             assert meaning is not None
             assert all(hasattr(event, field.attribute) for field in meaning.fields), (category, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "hit", "miss"),
+    [
+        ("destination.address|cidr: 10.0.0.0/8", {"DestinationIp": "10.1.2.3"}, {"DestinationIp": "11.1.2.3"}),
+        ("destination.address: a.test", {"DestinationHostname": "a.test"}, {"DestinationHostname": "b.test"}),
+        ("destination.address: null", {}, {"DestinationIp": "10.1.2.3"}),
+        ("destination.address|exists: true", {"DestinationHostname": "a"}, {}),
+        ("destination.address|neq: a", {"DestinationHostname": "b"}, {"DestinationHostname": "a"}),
+    ],
+)
+def test_a_name_for_two_fields_is_either(value: str, hit: dict[str, str], miss: dict[str, str]) -> None:
+    detection = f"s:\n  {value}\ncondition: s"
+    assert matches(detection, hit, "network_connection")
+    assert not matches(detection, miss, "network_connection")
 
 
 def test_system_calls_by_number() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sensor.correlating.state import CHECKPOINT, JOURNAL, Memory
 from sensor.rules.correlation.correlator import Correlator
@@ -78,6 +79,26 @@ def test_a_crash_at_any_point(
     for position, record in stream()[begun:]:
         run.take(position, record)
     assert plain(told(run)) == expected
+
+
+@pytest.mark.parametrize("crash", [4, 5, 6])
+def test_a_chain_goes_on_after_a_crash(tmp_path: Path, crash: int) -> None:
+    """Two connections in a second are a `pair`; two of those within an hour, `pairs`."""
+    pair = "name: pair\n" + MANY.replace("gte: 3", "gte: 2").replace("title: many", "title: pair").replace("60s", "1s")
+    pairs = correlation("type: event_count\nrules: pair\ngroup-by: Image\ntimespan: 1h\ncondition: {gte: 2}", "pairs")
+    texts = (RULE, pair, pairs)
+    records_ = stream()
+    later = [replace(records.connect(500, bytes((203, 0, 113, 7)), port=3333), time_ns=20 * SECOND) for _ in range(2)]
+    whole = [*records_[:4], *((40 + 8 * n, record) for n, record in enumerate(later))]
+    run = begin(tmp_path, *texts)
+    for position, record in whole[:crash]:
+        run.take(position, record)
+        run.log.flush()
+    run = begin(tmp_path, *texts)
+    acquaint(run, whole[:2])
+    for position, record in whole[crash:]:
+        run.take(position, record)
+    assert [line["rule"]["title"] for line in told(run)] == ["pairs"]
 
 
 def test_an_orderly_end_leaves_all_in_the_checkpoint(tmp_path: Path) -> None:

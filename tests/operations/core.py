@@ -151,7 +151,7 @@ class Core:
         self.log.recover()
         self.enricher = Enricher(self.config, str(folder))
         self.metrics = Metrics()
-        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=SimpleNamespace(rules=[]))
+        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=SimpleNamespace(rules=[], all=[]))
         kernel: Any = SimpleNamespace(
             generation=SimpleNamespace(number=1),
             features=(),

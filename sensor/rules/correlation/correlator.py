@@ -106,8 +106,11 @@ class Correlator:
         self._late_subject = self._waiting()
 
     def _waiting(self) -> set[str]:
-        """Correlations whose findings, or those of who refers to them, come after their event."""
-        found = {identity for identity, state in self.states.items() if not state.rule.prompt}
+        """Correlations whose event must be had again: their windows close after it, or a restart finds again what they
+        found, for others that refer to them."""
+        found = {
+            identity for identity, state in self.states.items() if not state.rule.prompt or identity in self._parts
+        }
         for state in reversed(self.states.values()):  # who refers stands behind what it refers to
             if state.rule.id in found:
                 found.update(part.rule for part in state.rule.parts)

@@ -19,6 +19,7 @@ from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
 from sensor.rulecosts import RuleCosts
+from sensor.rules.cost import Cost
 
 # Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
 HARMLESS = frozenset({"watermark", "repeats_full"})
@@ -171,6 +172,8 @@ class Reports:
     def rules(self) -> bytes:
         engine = self._pipeline.engine
         dear = {one.rule.id: one.reason for one in engine.dear()}
+        nothing = Cost()
+        costs = [(rule, cost) for rule, cost, _ in engine.costs()]
         rows = [
             {
                 "id": rule.id,
@@ -184,7 +187,7 @@ class Reports:
                 "seconds": cost.seconds,
                 "dear": dear.get(rule.id, ""),
             }
-            for rule, cost, _ in engine.costs()
+            for rule, cost in (*costs, *((correlation, nothing) for correlation in engine.correlations))
         ]
         return msgspec.json.encode(rows)
 

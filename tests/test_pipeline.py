@@ -366,7 +366,7 @@ HOSTILE = st.sampled_from(
         records.payload(500, b"\xcb\0\x71\x07", b"\x16\x03\x01\xff\xff\x01" + bytes(300), offset=4, incoming=1),
         records.payload(500, b"\x0a\0\0\x35", b"\xff" * 400, port=53, protocol=17, incoming=1),
         records.listen(500, b"", 0, protocol=255, family=10),
-        records.inversion(500),
+        records.inversion(500), records.system_call(500, 255, 2**32 - 1, (2**64 - 1,) * 4, result=-(2**31), signal=255),
     ]
 )  # fmt: skip
 

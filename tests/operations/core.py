@@ -151,7 +151,8 @@ class Core:
         self.log.recover()
         self.enricher = Enricher(self.config, str(folder))
         self.metrics = Metrics()
-        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=SimpleNamespace(rules=[], all=[]))
+        engine = SimpleNamespace(rules=[], all=[], dear=list)
+        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=engine, log=self.log)
         kernel: Any = SimpleNamespace(
             generation=SimpleNamespace(number=1),
             features=(),

@@ -64,16 +64,21 @@ static void *(*task_registers)(void *task) = (void *)175; /* bpf_task_pt_regs, 5
 #define PF_ORIG_AX 120 /* struct pt_regs of x86-64: the system call's number */
 #define PF_SYS_BPF 321
 #define PF_SYS_BPF_I386 357
+#define PF_SYS_PERF 298 /* perf_event_open */
+#define PF_SYS_PERF_I386 336
 
 /* Making maps and programs asks for CAP_BPF, opening those of others by id for CAP_SYS_ADMIN: which so much else asks
- * for (each mmap) that only the system call tells the two apart. It is a read of the task's own saved registers. */
+ * for (each mmap) that only the system call tells the two apart. It is a read of the task's own saved registers.
+ * CAP_PERFMON counts in perf_event_open alone: 6.18 was seen to ask a plain `ps aux` for it, in a read of /proc. Missed:
+ * a GPU driver's own counters, by ioctl. */
 int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   u32 capability = ctx->args[3];
   if (capability != PF_CAP_SYS_ADMIN && capability != PF_CAP_BPF && capability != PF_CAP_PERFMON) return 0;
   /* Typed memory to the verifier, which lets it be read without a call. */
   u64 call = *(volatile u64 *)(task_registers(current_task()) + PF_ORIG_AX);
   int bpf = call == PF_SYS_BPF || call == PF_SYS_BPF_I386;
-  if (bpf == (capability == PF_CAP_PERFMON)) return 0;
+  int perf = call == PF_SYS_PERF || call == PF_SYS_PERF_I386;
+  if (capability == PF_CAP_PERFMON ? !perf : !bpf) return 0;
   void *ns = (void *)ctx->args[1];
   struct pf_sensor_access e;
   __builtin_memset(&e, 0, sizeof(e));

@@ -49,7 +49,8 @@ def test_what_is_recorded_is_replayed_line_by_line(tmp_path: Path) -> None:
             said = recorder.communicate(timeout=30)[1]
             assert recorder.returncode == 0, said
             names = [before.id, box.id]
-        live = [line for line in sensor.lines() if line.get("SandboxId") in names and line["kind"] != "response"]
+            # Now: what comes of the end of `before` is told when nobody records any more.
+            live = [line for line in sensor.lines() if line.get("SandboxId") in names and line["kind"] != "response"]
         done = [replayed(sensor, file, log) for log in logs]
         from_log = replayed(sensor, sensor.log, tmp_path / "three")
         detected = [line for line in sensor.lines() if line["kind"] == "detection"]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from tests.live.peers import benign_browser, benign_builds, benign_servers
+from tests.live.peers import benign_browser, benign_builds, benign_servers, benign_shell
 from tests.live.peers.network import Network
 from tests.live.running import Sandbox
 
@@ -25,6 +25,7 @@ BENIGN: dict[str, Benign] = {
     "dev-server": benign_servers.dev_server,
     "browser": benign_browser.browser,
     "notebook": benign_servers.notebook,
+    "agent-shell": benign_shell.agent_shell,
     "agent-tool": partial(benign_servers.agent, itself=False),
     "agent-itself": partial(benign_servers.agent, itself=True),
     "rock": benign_servers.rock,

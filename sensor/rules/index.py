@@ -39,7 +39,7 @@ class _Writer:
                 for atom in clause:
                     of_field = self.atoms[atom.attribute]
                     of_field[atom] = of_field.get(atom, 0) | bit
-        self.fields: dict[str, FieldIndex] = {}
+        self.fields: dict[str, FieldIndex | dict[bool, int]] = {}
         self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
 
     def finder(self) -> Finder:
@@ -49,12 +49,13 @@ class _Writer:
         return found
 
     def source(self) -> str:
-        terms, flags = list[str](), list[str]()
+        terms = list[str]()
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
             if all(atom.kind == "flag" for atom in of_field):
-                flags += [self._flag(atom, bits) for atom, bits in of_field.items()]
+                told = {bool(atom.value): bits for atom, bits in of_field.items()}
+                self.fields[attribute] = {value: told.get(value, 0) for value in (False, True)}
             else:
                 terms += self._term(attribute, of_field)
         if self.fields:
@@ -66,7 +67,6 @@ class _Writer:
             [
                 "def find(a):",
                 f"    m = {' | '.join(terms)}",
-                *flags,
                 # Mostly nothing of the first group is there, which spares the others their shifts.
                 "    c = m & first",
                 *(f"    if c: c &= m >> {self.count * plane}" for plane in range(1, self.planes)),
@@ -74,11 +74,6 @@ class _Writer:
                 "",
             ]
         )
-
-    def _flag(self, atom: Atom, bits: int) -> str:
-        name = f"if_{'' if atom.value else 'not_'}{atom.attribute}"
-        self.tables[name] = bits
-        return f"    if {'' if atom.value else 'not '}a.{atom.attribute}: m |= {name}"
 
     def _term(self, attribute: str, atoms: dict[Atom, int]) -> list[str]:
         name = f"of_{attribute}"
@@ -88,9 +83,9 @@ class _Writer:
         if attribute == self.direct:
             self.tables[name] = Literals(_masks(atoms, "literal"))
             return [f"{name}(a.{attribute})"]
-        if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
+        if all(atom.kind == "network" for atom in atoms):  # a scan repeats none: not together with others
             self.tables[name] = Networks(_masks(atoms, "network"))
-            return [f"{name}(a.{attribute})"]
+            return [f"{name}[a.{attribute}]"]
         kinds = ("exact", "name", "literal", "network")
         self.fields[attribute] = FieldIndex(*(_masks(atoms, kind) for kind in kinds))
         return []

@@ -86,7 +86,8 @@ class Engine:
         self._by_type = {CATEGORIES[name]: self._category(name, prefilter) for name in _categories(ruleset)}
 
     def _category(self, name: str, prefilter: bool) -> _Category:
-        entries, needs = [], []
+        entries: list[_Entry] = []
+        needs: list[Any] = []
         for loaded in self._loaded.values():
             if loaded.rule.category != name:
                 continue

@@ -61,7 +61,7 @@ def regex(pattern: str) -> Test:
         return lambda text: search(to_bytes(text)) is not None
 
     def test(text: str) -> bool:
-        encoded = to_bytes(text)
+        encoded = text.encode("utf-8", "replace")
         return match(encoded, 0, len(encoded))[0] != _NOWHERE  # type: ignore[no-any-return]
 
     return test

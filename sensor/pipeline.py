@@ -40,6 +40,8 @@ from sensor.rules.unit import Rule
 
 Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
+# Most of all records: what stands for nothing but its activity.
+_PLAIN = frozenset({layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt})
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
@@ -147,10 +149,15 @@ class Pipeline:
         if record.sandbox_id == self.aside_id:
             self.aside.append(record)
             return
-        if type(record) is Cgroup and record.class_id == WATCHED:
+        kind = type(record)
+        if kind in _PLAIN:
+            told: Any = self.enricher.apply(record, generation, position)
+            if told is not None:
+                self._take(told)
+            return
+        if kind is Cgroup and record.class_id == WATCHED:
             self.watched(record)
             return
-        kind = type(record)
         if kind in _FLOW_RECORDS:
             for flow_activity in self.enricher.apply_flow(record, generation, position):
                 self._take(flow_activity)
@@ -217,8 +224,9 @@ class Pipeline:
 
     def _take(self, activity: AnyActivity | SandboxChange) -> None:
         """What a replay shows again is not told again, but detectors must know it."""
-        self._last = (activity.generation, activity.position)
-        if self._is_replay(activity):
+        generation, position = self._last = activity.generation, activity.position
+        replayed = self._replay
+        if generation == replayed[0] and position <= replayed[1]:
             self.metrics.count("pinfold_replayed_events_total")
         else:
             self.tell(activity)
@@ -227,7 +235,8 @@ class Pipeline:
             self.files.observe(activity)
         if self.guard is not None:
             self.guard.observe(activity)
-        self._derived(self.detectors.observe(activity))
+        if behaviors := self.detectors.observe(activity):
+            self._derived(behaviors)
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:
         for behavior in behaviors:

@@ -19,7 +19,9 @@ from sensor.kernel import Kernel
 from sensor.metrics import Metrics
 from sensor.pipeline import Pipeline
 from sensor.rulecosts import RuleCosts
+from sensor.rules.correlation.model import Correlation
 from sensor.rules.cost import Cost
+from sensor.rules.unit import Rule
 
 # Counted by the probes, yet nothing is missing: the count stays in the kernel, or the event was sent in full.
 HARMLESS = frozenset({"watermark", "repeats_full"})
@@ -172,8 +174,8 @@ class Reports:
     def rules(self) -> bytes:
         engine = self._pipeline.engine
         dear = {one.rule.id: one.reason for one in engine.dear()}
-        nothing = Cost()
-        costs = [(rule, cost) for rule, cost, _ in engine.costs()]
+        costs: list[tuple[Rule | Correlation, Cost]] = [(rule, cost) for rule, cost, _ in engine.costs()]
+        costs += [(correlation, Cost()) for correlation in engine.correlations]
         rows = [
             {
                 "id": rule.id,
@@ -187,7 +189,7 @@ class Reports:
                 "seconds": cost.seconds,
                 "dear": dear.get(rule.id, ""),
             }
-            for rule, cost in (*costs, *((correlation, nothing) for correlation in engine.correlations))
+            for rule, cost in costs
         ]
         return msgspec.json.encode(rows)
 

@@ -41,15 +41,15 @@ NONE = Address("", False, False, False)
 
 class Addresses:
     def __init__(self) -> None:
-        self._known: dict[tuple[int, bytes], Address] = {}
+        self.known: dict[tuple[int, bytes], Address] = {}
 
     def get(self, family: int, packed: bytes) -> Address:
         """`packed`: 16 bytes in network order, IPv4 in the first four."""
-        address = self._known.get((family, packed))
+        address = self.known.get((family, packed))
         if address is None:
-            if len(self._known) >= CACHED:
-                self._known.clear()
-            address = self._known[(family, packed)] = describe(family, packed)
+            if len(self.known) >= CACHED:
+                self.known.clear()
+            address = self.known[(family, packed)] = describe(family, packed)
         return address
 
 

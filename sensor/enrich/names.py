@@ -57,7 +57,7 @@ class Names:
     def __init__(self, settings: NamesSettings | None = None) -> None:
         self._settings = settings or NamesSettings()
         self._kept_ns = self._settings.kept_s * 1_000_000_000
-        self._sandboxes: dict[int, dict[str, _Entry]] = {}  # of each, the entry longest unchanged first
+        self.sandboxes: dict[int, dict[str, _Entry]] = {}  # of each, the entry longest unchanged first
         self._count = 0
         self.counters: Counter[str] = Counter()
 
@@ -70,14 +70,14 @@ class Names:
         """`aliases`: the names of the CNAME chain that led to this address."""
         if not name or not address or len(name) > NAME_MAX:
             return
-        held = self._sandboxes.get(sandbox_id, {})
+        held = self.sandboxes.get(sandbox_id, {})
         entry = held.pop(address, None)
         if entry is None:
             self._make_room(held)
             entry = _Entry()
             self._count += 1
         # Only now: making room may have dropped this sandbox's last entry, and itself with it.
-        self._sandboxes.setdefault(sandbox_id, held)[address] = entry
+        self.sandboxes.setdefault(sandbox_id, held)[address] = entry
         _add(entry, (_RANKS[source], name, until_ns))
         for known in (name, *aliases):
             if (key := _key(known)) not in entry.known:
@@ -118,10 +118,10 @@ class Names:
         return entry is not None and _key(name.lower().removesuffix(".")) in entry.known
 
     def forget(self, sandbox_id: int) -> None:
-        self._count -= len(self._sandboxes.pop(sandbox_id, ()))
+        self._count -= len(self.sandboxes.pop(sandbox_id, ()))
 
     def _entry(self, sandbox_id: int, address: str) -> _Entry | None:
-        held = self._sandboxes.get(sandbox_id)
+        held = self.sandboxes.get(sandbox_id)
         return None if held is None else held.get(address)
 
     def _make_room(self, held: dict[str, _Entry]) -> None:
@@ -132,14 +132,14 @@ class Names:
         if self._count >= self._settings.addresses:
             # Of the sandbox that holds most, so that a flood costs others nothing; a quarter at once, so
             # that the search for it is paid by many.
-            sandbox_id, largest = max(self._sandboxes.items(), key=lambda item: len(item[1]))
+            sandbox_id, largest = max(self.sandboxes.items(), key=lambda item: len(item[1]))
             dropped = list(largest)[: max(1, len(largest) // 4)]
             for address in dropped:
                 del largest[address]
             self._count -= len(dropped)
             self.counters["names_dropped_all"] += len(dropped)
             if not largest:
-                del self._sandboxes[sandbox_id]
+                del self.sandboxes[sandbox_id]
 
 
 def _key(name: str) -> bytes:

@@ -43,13 +43,14 @@ class _Loaded:
 class _Entry:
     """A branch. `test` replaces itself by the branch's own function."""
 
-    __slots__ = ("cost", "loaded", "name", "rule", "test")
+    __slots__ = ("bit", "cost", "loaded", "name", "rule", "test")
 
     def __init__(self, loaded: _Loaded, name: str) -> None:
         self.loaded = loaded
         self.rule = loaded.rule
         self.cost = loaded.cost
         self.name = name
+        self.bit = 0
         self.test: Predicate = self._first
 
     def _first(self, activity: Activity) -> bool:
@@ -58,7 +59,8 @@ class _Entry:
 
 
 class _Category:
-    """`find` gives the candidates' bits; bit n is `entries[n]`, and a rule's bits stand side by side."""
+    """`find` gives the candidates' bits; bit n is `entries[n]`. A rule's bits stand side by side, and the first rule's
+    are the highest."""
 
     __slots__ = ("entries", "events", "find", "full")
 
@@ -90,7 +92,8 @@ class Engine:
         self._by_type = {CATEGORIES[name]: self._category(name, prefilter) for name in _categories(ruleset)}
 
     def _category(self, name: str, prefilter: bool) -> _Category:
-        entries, needs = [], []
+        entries: list[_Entry] = []
+        needs: list[Any] = []
         for loaded in self._loaded.values():
             if loaded.rule.category != name:
                 continue
@@ -102,6 +105,10 @@ class Engine:
             entries += [
                 _Entry(loaded, f"branch_{number}" if len(of_rule) > 1 else "rule") for number in range(len(of_rule))
             ]
+        entries.reverse()
+        needs.reverse()
+        for number, entry in enumerate(entries):
+            entry.bit = 1 << number
         category = _Category(index.finder(name, needs), entries)
         if not prefilter:
             category.find = lambda _, full=category.full: full  # type: ignore[misc]
@@ -124,10 +131,10 @@ class Engine:
     def _evaluate(self, category: _Category, bits: int, activity: Any) -> tuple[Rule, ...]:
         matched: list[Rule] = []
         last: Rule | None = None
+        entries = category.entries
         while bits:
-            lowest = bits & -bits
-            bits ^= lowest
-            entry = category.entries[lowest.bit_length() - 1]
+            entry = entries[bits.bit_length() - 1]
+            bits ^= entry.bit
             rule = entry.rule
             if rule is last:  # another branch has decided
                 continue

@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sensor.rules import need
-from sensor.rules.need import Atom, Clause
+from sensor.rules.need import AtomKind
 from sensor.rules.runtime import FieldIndex, Literals, Networks, Together
 
 Finder = Callable[[Any], int]
+Masks = dict[Any, int]
+# Of a branch: its clauses, each of atoms (attribute, kind, value), as `need.Atom` has them.
+Needs = Sequence[Sequence[Sequence[tuple[str, AtomKind, Any]]]]
 
 
-def finder(category: str, needs: Sequence[tuple[Clause, ...]]) -> Finder:
+def finder(category: str, needs: Needs) -> Finder:
     """Bit n of its result is branch n of `needs`."""
     return _Writer(category, needs).finder()
 
@@ -26,20 +29,20 @@ def finder(category: str, needs: Sequence[tuple[Clause, ...]]) -> Finder:
 class _Writer:
     """Writes the few lines that ask, and makes the tables that they ask. A rule's texts are values here, never code."""
 
-    def __init__(self, category: str, needs: Sequence[tuple[Clause, ...]]) -> None:
+    def __init__(self, category: str, needs: Needs) -> None:
         self.direct = need.DIRECT.get(category)
         self.count = len(needs)
         self.planes = max(map(len, needs), default=0) or 1
         self.free = (1 << self.count * self.planes) - 1
-        self.atoms: dict[str, dict[Atom, int]] = defaultdict(dict)
+        self.atoms: dict[str, dict[AtomKind, Masks]] = defaultdict(dict)
         for number, clauses in enumerate(needs):
             for plane, clause in enumerate(clauses):
                 bit = 1 << (plane * self.count + number)
                 self.free &= ~bit
-                for atom in clause:
-                    of_field = self.atoms[atom.attribute]
-                    of_field[atom] = of_field.get(atom, 0) | bit
-        self.fields: dict[str, FieldIndex] = {}
+                for attribute, kind, value in clause:
+                    masks = self.atoms[attribute].setdefault(kind, {})
+                    masks[value] = masks.get(value, 0) | bit
+        self.fields: dict[str, FieldIndex | dict[bool, int]] = {}
         self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
 
     def finder(self) -> Finder:
@@ -49,12 +52,12 @@ class _Writer:
         return found
 
     def source(self) -> str:
-        terms, flags = list[str](), list[str]()
+        terms = list[str]()
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
-            if all(atom.kind == "flag" for atom in of_field):
-                flags += [self._flag(atom, bits) for atom, bits in of_field.items()]
+            if "flag" in of_field:
+                self.fields[attribute] = {value: of_field["flag"].get(value, 0) for value in (False, True)}
             else:
                 terms += self._term(attribute, of_field)
         if self.fields:
@@ -66,7 +69,6 @@ class _Writer:
             [
                 "def find(a):",
                 f"    m = {' | '.join(terms)}",
-                *flags,
                 # Mostly nothing of the first group is there, which spares the others their shifts.
                 "    c = m & first",
                 *(f"    if c: c &= m >> {self.count * plane}" for plane in range(1, self.planes)),
@@ -75,26 +77,17 @@ class _Writer:
             ]
         )
 
-    def _flag(self, atom: Atom, bits: int) -> str:
-        name = f"if_{'' if atom.value else 'not_'}{atom.attribute}"
-        self.tables[name] = bits
-        return f"    if {'' if atom.value else 'not '}a.{atom.attribute}: m |= {name}"
-
-    def _term(self, attribute: str, atoms: dict[Atom, int]) -> list[str]:
+    def _term(self, attribute: str, masks: dict[AtomKind, Masks]) -> list[str]:
         name = f"of_{attribute}"
-        if any(atom.kind == "number" for atom in atoms):
-            self.tables[name] = _masks(atoms, "number").get
+        if "number" in masks:
+            self.tables[name] = masks["number"].get
             return [f"{name}(a.{attribute}, 0)"]
         if attribute == self.direct:
-            self.tables[name] = Literals(_masks(atoms, "literal"))
+            self.tables[name] = Literals(masks["literal"])
             return [f"{name}(a.{attribute})"]
-        if all(atom.kind == "network" for atom in atoms):  # parsing is as cheap as remembering
-            self.tables[name] = Networks(_masks(atoms, "network"))
-            return [f"{name}(a.{attribute})"]
-        kinds = ("exact", "name", "literal", "network")
-        self.fields[attribute] = FieldIndex(*(_masks(atoms, kind) for kind in kinds))
+        if masks.keys() == {"network"}:  # a scan repeats none: not together with others
+            self.tables[name] = Networks(masks["network"])
+            return [f"{name}[a.{attribute}]"]
+        kinds: tuple[AtomKind, ...] = ("exact", "name", "literal", "network")
+        self.fields[attribute] = FieldIndex(*(masks.get(kind, {}) for kind in kinds))
         return []
-
-
-def _masks(atoms: dict[Atom, int], kind: str) -> dict[Any, int]:
-    return {atom.value: bits for atom, bits in atoms.items() if atom.kind == kind}

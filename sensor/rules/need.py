@@ -22,7 +22,7 @@ Clause = frozenset["Atom"]
 PLANES = 4  # clauses that the index looks up for a branch
 MAX_BRANCHES = 12  # of a rule
 MOST_COMPARED = 512  # literals of a clause
-RARE = 0.01  # the likelihood below which a first clause needs no second
+RARE = 0.004  # the likelihood below which a first clause needs no second
 FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.

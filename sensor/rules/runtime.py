@@ -5,7 +5,7 @@ bounded memory, no exceptions for any text.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from socket import AF_INET, AF_INET6, inet_pton
@@ -25,6 +25,8 @@ LITERALS_MEMORY = 8 << 20
 LITERALS_MEMORY_PER_BYTE = 1 << 10
 # Text that one index remembers; then it forgets all of it and begins again.
 REMEMBERED_CHARACTERS = 256 * 1024
+REMEMBERED_ADDRESSES = 4096
+REMEMBERED_ADDRESS = 64  # characters
 # Sets of literals found together, of which the bits are remembered; and how many a set may have.
 REMEMBERED_SETS = 4096
 REMEMBERED_SET = 32
@@ -59,7 +61,7 @@ def regex(pattern: str) -> Test:
         return lambda text: search(to_bytes(text)) is not None
 
     def test(text: str) -> bool:
-        encoded = to_bytes(text)
+        encoded = text.encode("utf-8", "replace")
         return match(encoded, 0, len(encoded))[0] != _NOWHERE  # type: ignore[no-any-return]
 
     return test
@@ -103,18 +105,27 @@ def _segments(parts: tuple[str | int, ...]) -> Test:
     return test
 
 
-class Networks:
+class Networks(dict[str, int]):
     """Which of many networks an address is in: the bits of all that hold it, 0 for what is no address.
 
     By inet_pton and one look-up for each length of prefix: `ipaddress` takes ten times as long, and a
-    sandbox that scans has every address parsed.
+    sandbox that scans has every address parsed. As a dict it remembers some.
     """
 
     def __init__(self, masks: dict[str, int]) -> None:
         """`masks`: CIDR notation, each network once and host bits zero, to bits. Raises ValueError."""
+        super().__init__()
         networks = [(ipaddress.ip_network(text), bits) for text, bits in masks.items()]
         self._four = _by_length([(network, bits) for network, bits in networks if network.version == 4])
         self._six = _by_length([(network, bits) for network, bits in networks if network.version == 6])
+
+    def __missing__(self, text: str) -> int:
+        bits = self(text)
+        if len(text) <= REMEMBERED_ADDRESS:
+            if len(self) >= REMEMBERED_ADDRESSES:
+                self.clear()
+            self[text] = bits
+        return bits
 
     def __call__(self, text: str) -> int:
         if not text:  # a unix socket has no address, and an exception would take longer than all else
@@ -237,21 +248,21 @@ class FieldIndex(dict[str, int]):
         self[value] = bits
 
 
-class Together(dict[tuple[str, ...], int]):
+class Together(dict[tuple[str | bool, ...], int]):
     """Values of several fields to the bits of all: one look-up for a program that does the same again."""
 
-    def __init__(self, indexes: Sequence[FieldIndex], always: int) -> None:
+    def __init__(self, indexes: Sequence[Mapping[Any, int]], always: int) -> None:
         """`always`: the bits that are there whatever the values are."""
         super().__init__()
         self._indexes = tuple(indexes)
         self._always = always
         self._characters = 0
 
-    def __missing__(self, values: tuple[str, ...]) -> int:
+    def __missing__(self, values: tuple[str | bool, ...]) -> int:
         bits, characters = self._always, 0
         for index, value in zip(self._indexes, values, strict=True):
             bits |= index[value]
-            characters += len(value) + 32
+            characters += (len(value) if isinstance(value, str) else 0) + 32
         self._characters += characters
         if self._characters > REMEMBERED_CHARACTERS:
             self.clear()

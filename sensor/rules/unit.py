@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from sensor.rules import ir
 from sensor.rules.correlation.draft import Draft
-from sensor.rules.need import Atom, Branch, Clause
+from sensor.rules.need import AtomKind, Branch
 from sensor.rules.places import Cover
 from sensor.rules.pushdown import Wants
 from sensor.rules.refusal import Refusal
@@ -87,10 +88,14 @@ def encode_needs(branches: Iterable[Branch]) -> bytes:
     )
 
 
-def needs_of(compiled: Compiled) -> list[tuple[Clause, ...]]:
+def needs_of(compiled: Compiled) -> list[list[list[tuple[str, AtomKind, Any]]]]:
     """The clauses of each of its branches, as the index wants them."""
-    decoded = msgspec.msgpack.decode(compiled.needs)
-    return [tuple(frozenset(Atom(*atom) for atom in clause) for clause in branch) for branch in decoded]
+    return _needs().decode(compiled.needs)
+
+
+@lru_cache(maxsize=1)
+def _needs() -> msgspec.msgpack.Decoder[list[list[list[tuple[str, AtomKind, Any]]]]]:
+    return msgspec.msgpack.Decoder(list[list[list[tuple[str, AtomKind, Any]]]])
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from sensor.events import layouts
 from tests.bench.records import SANDBOX_ID, Lives, framed, layout_of, packed
 
 PROCESSES = 2000
-MIX = "62 % TCP to some hundred peers, 15 % to peers never seen before, 13 % UDP to resolvers, 10 % unix sockets"
+MIX = "74 % TCP to some hundred peers, 3 % to peers never seen before, 13 % UDP to resolvers, 10 % unix sockets"
 _CONNECT = layout_of(layouts._PF_CONNECT, layouts.Connect)
 _UNIX = layout_of(layouts._PF_CONNECT_UNIX, layouts.ConnectUnix, "target")
 _PORTS = (443, 443, 443, 443, 80, 80, 22, 8080, 5432, 6379, 8000, 9418)
@@ -39,7 +39,7 @@ class Connects:
         protocol, port, (family, address) = socket.IPPROTO_TCP, chance.choice(_PORTS), chance.choice(self._peers)
         if drawn < 0.23:
             protocol, port, (family, address) = socket.IPPROTO_UDP, 53, _packed_address(chance.choice(_RESOLVERS))
-        elif drawn < 0.38:
+        elif drawn < 0.26:
             family, address = _six(chance) if chance.random() < 0.2 else _four(chance)
         self._cookie += 1
         return packed(

@@ -47,4 +47,4 @@ def test_a_scan_fills_no_memory() -> None:
     addresses = Addresses()
     for number in range(CACHED + 10):
         addresses.get(socket.AF_INET, number.to_bytes(4) + bytes(12))
-    assert len(addresses._known) <= CACHED
+    assert len(addresses.known) <= CACHED

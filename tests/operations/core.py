@@ -152,7 +152,7 @@ class Core:
         self.enricher = Enricher(self.config, str(folder))
         self.metrics = Metrics()
         engine = SimpleNamespace(rules=[], all=[], dear=list)
-        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=engine, log=self.log)
+        self.pipeline = SimpleNamespace(guard=None, tally={}, detections={}, engine=engine, log=self.log, files=None)
         kernel: Any = SimpleNamespace(
             generation=SimpleNamespace(number=1),
             features=(),

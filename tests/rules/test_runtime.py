@@ -105,5 +105,15 @@ def test_fields_that_are_looked_up_together_are_remembered_within_bounds() -> No
     together = runtime.Together([runtime.FieldIndex(names={"x": 1}), runtime.FieldIndex(exact={"y": 2})], 4)
     for number in range(3000):
         assert together[f"/{number}{'-' * 400}", "y"] == 6
-        assert sum(len(first) + len(second) for first, second in together) <= runtime.REMEMBERED_CHARACTERS
+        assert sum(len(str(text)) for values in together for text in values) <= runtime.REMEMBERED_CHARACTERS
     assert together["/bin/x", "z"] == 5
+
+
+def test_addresses_are_remembered_within_bounds() -> None:
+    networks = Networks({"10.0.0.0/8": 1, "fd00::/8": 2})
+    for number in range(3 * runtime.REMEMBERED_ADDRESSES):
+        assert networks[f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"] == 1
+        assert len(networks) <= runtime.REMEMBERED_ADDRESSES
+    assert networks["fd00::1"] == networks["fd00::1"] == 2
+    assert networks["9" * 1000] == 0
+    assert "9" * 1000 not in networks

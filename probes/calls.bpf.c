@@ -27,6 +27,7 @@
 #define PF_CLONE_NEW 0x7e020080ULL /* CLONE_NEW…; in clone(2) the lowest of them is part of the exit signal */
 #define PF_CLONE_NEWUSER 0x10000000ULL
 #define PF_CAP_DAC_READ_SEARCH 2
+#define PF_OUTSIDERS 256 /* CPUs, more of which share an entry */
 /* KILL, SETGID, SETUID, SETPCAP, LINUX_IMMUTABLE, NET_ADMIN, NET_RAW, SYS_MODULE, SYS_RAWIO, SYS_CHROOT, SYS_PTRACE, SYS_PACCT,
  * SYS_ADMIN, SYS_BOOT, SYS_TIME, MKNOD, AUDIT_CONTROL, SETFCAP, MAC_OVERRIDE, MAC_ADMIN, SYSLOG, PERFMON, BPF,
  * CHECKPOINT_RESTORE; and DAC_READ_SEARCH for one call. The others are asked for by ordinary work of root. */
@@ -116,12 +117,15 @@ static __always_inline void *user_ns_of(void *task) {
   return ns;
 }
 
+/* What is typed to the verifier is read without a call; each page of a tmpfs passes here. */
+#define PF_LOAD(base, type, member) (*(void *volatile *)((base) + PF_AT_##type##__##member))
+
 static __always_inline int is_memfd(void *task, u32 number) {
-  void *files = 0, *table = 0, *fds = 0, *file = 0, *dentry = 0, *parent = 0, *name = 0;
+  void *file = 0, *dentry = 0, *parent = 0, *name = 0;
   char prefix[8] = {};
-  READ(files, task, task_struct, files);
-  READ(table, files, files_struct, fdt);
-  READ(fds, table, fdtable, fd);
+  void *files = PF_LOAD(task, task_struct, files);
+  void *table = PF_LOAD(files, files_struct, fdt);
+  void *fds = PF_LOAD(table, fdtable, fd);
   if (!fds) return 0;
   read_kernel(&file, sizeof(file), fds + (u64)number * sizeof(file));
   read_kernel(&dentry, sizeof(dentry), file + PF_AT_file__f_path + PF_AT_path__dentry);
@@ -362,6 +366,25 @@ int on_io_uring_create(struct bpf_raw_tracepoint_args *ctx) {
 #endif
 
 #ifdef PF_HAVE_CAP_CAPABLE
+static __always_inline u64 first_argument(void *registers, int compat) {
+  return compat ? PF_REGISTER(registers, PF_BX) : PF_REGISTER(registers, PF_DI);
+}
+
+/* Whether a process of no sandbox runs: what was found once is believed for the rest of the clock tick, since who
+ * writes a tmpfs asks for each page. */
+static __always_inline int outsider(struct pf_control *c) {
+  if (c->untracked) return 0;
+  u32 tgid = bpf_get_current_pid_tgid() >> 32;
+  u32 cpu = bpf_get_smp_processor_id() % PF_OUTSIDERS;
+  u64 mark = (u64)tgid << 32 | (u32)bpf_jiffies64();
+  u64 *known = bpf_map_lookup_elem(MAP(outsiders), &cpu);
+  if (!known) return 0;
+  if (*known == mark) return 1;
+  if (process_of(tgid)) return 0;
+  *known = mark;
+  return 1;
+}
+
 /* An mmap asks for CAP_SYS_ADMIN over the host: whoever does so from a user namespace where it was not before has
  * changed it, which nothing asks a capability for. It asks also before a page of a memfd is written for the first time. */
 static __always_inline void tell_quiet(struct pf_control *c, struct pf_sandbox *sandbox, struct pf_process *process,
@@ -407,9 +430,14 @@ int on_cap_capable(struct bpf_raw_tracepoint_args *ctx) {
   void *own = 0;
   int quiet = capability == PF_CAP_SYS_ADMIN && !admin_call(number);
   if (quiet) {
-    void *cred = *(void *volatile *)(task + PF_AT_task_struct__cred);
-    own = *(void *volatile *)(cred + PF_AT_cred__user_ns);
+    void *cred = PF_LOAD(task, task_struct, cred);
+    own = PF_LOAD(cred, cred, user_ns);
     if (own == ns && !writes(number)) return 0;
+    struct pf_control *acting = control();
+    if (!acting || outsider(acting)) return 0;
+    u32 depth = *(volatile u32 *)(own + PF_AT_user_namespace__level);
+    /* A page, and not a map of ids. */
+    if (own == ns && !depth && !is_memfd(task, first_argument(registers, compat))) return 0;
   } else if (capability == PF_CAP_DAC_READ_SEARCH && number != PF_SYS_OPEN_BY_HANDLE_AT) {
     return 0;
   }

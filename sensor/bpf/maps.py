@@ -32,6 +32,7 @@ IMAGES = 1024
 MOST_QUARANTINES = 65536
 GUARDED = 16  # processes of the sensor itself
 ACCESSES = 4096
+OUTSIDERS = 256  # PF_OUTSIDERS in probes/calls.bpf.c
 CALLS = 512  # PF_CALLS in probes/calls.bpf.c
 
 
@@ -93,6 +94,7 @@ def definitions(sizes: Sizes) -> dict[str, Map]:
         "egress_names": Map(MapType.LRU_HASH, SIZES["pf_name_key"], SIZES["pf_name"], EGRESS_NAMES),
         "guarded": Map(MapType.HASH, 4, 4, GUARDED),
         "wanted_calls": Map(MapType.ARRAY, 4, 1, CALLS),
+        "outsiders": Map(MapType.ARRAY, 4, 8, OUTSIDERS),
         "accesses": Map(MapType.LRU_HASH, SIZES["pf_access_key"], SIZES["pf_access_count"], ACCESSES),
     }
 

@@ -15,6 +15,7 @@ from sensor.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from sensor.events.activity import Activity
+    from sensor.rules.correlation.model import Correlation
     from sensor.rules.unit import Rule
 
 paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
@@ -40,7 +41,7 @@ def say(lines: Iterable[str]) -> int:
     return status
 
 
-def find_rule(config_path: str | None, word: str) -> Rule:
+def find_rule(config_path: str | None, word: str) -> Rule | Correlation:
     """By id, title, file, or the end of its path without the suffix: `ssh_odd_port`, `tunnels/ssh_odd_port`.
 
     :raises NotFoundError: :raises UsageError: several are meant.
@@ -48,7 +49,8 @@ def find_rule(config_path: str | None, word: str) -> Rule:
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
     paths = (word,) if os.path.isfile(word) else where(config_path, ())
-    rules = load(paths, None, keep_going=True).rules
+    ruleset = load(paths, None, keep_going=True)
+    rules: tuple[Rule | Correlation, ...] = (*ruleset.rules, *ruleset.correlations)
     wanted = word.casefold()
     found = [
         rule

@@ -35,13 +35,25 @@ def explain(config_path: str | None, output: str, unredacted: bool, rule: str, e
     result = explained(document_of(found.file, found.id), activity)
     if not unredacted:
         _redact(result)
+    sent = kernel(found.file, found.id)
     if output == "json":
-        json_line(to_builtins(result))
+        json_line({**to_builtins(result), "kernel": sent})
         return
     if found.category != activity.category:
         click.echo(escape(f"The rule is about {found.category}, the event is {activity.category}."))
-    for line in lines(result):
+    for line in [*lines(result), *sent]:
         click.echo(escape(line))
+
+
+def kernel(file: str, rule_id: str) -> list[str]:
+    """What the probes send for its sake, where they are to leave out what no rule can match."""
+    from sensor.rules.pushdown import said  # noqa: PLC0415
+    from sensor.rules.ruleset import load  # noqa: PLC0415
+
+    ruleset = load([file], None, keep_going=True)
+    found = [one for one in ruleset.compiled if one.rule.id == rule_id]
+    lines = [line for one in found for line in said(one.rule.category, one.wants)]
+    return [f"With log.unmatched: false, {line}" for line in lines]
 
 
 def _redact(result: Explained) -> None:

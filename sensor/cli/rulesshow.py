@@ -25,11 +25,14 @@ def show(config_path: str | None, output: str, compiled: bool, rule: str) -> Non
     """
     from msgspec.structs import asdict  # noqa: PLC0415
 
+    from sensor.rules.correlation.model import Correlation  # noqa: PLC0415
+
     found = find_rule(config_path, rule)
     if compiled:
         click.echo("\n".join(map(escape, source(found.file).splitlines())))
         return
-    known: dict[str, Any] = {name: value for name, value in asdict(found).items() if value}
+    said = found.summary if isinstance(found, Correlation) else asdict(found)
+    known: dict[str, Any] = {name: value for name, value in said.items() if value}
     known["examples"] = examples(found.file)
     facts(output, {**known, "document": _text(found.file)}, pairs(known, output))
     if output == "table":

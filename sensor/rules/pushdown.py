@@ -78,6 +78,24 @@ def joined(wants: Iterable[Wants]) -> Pushdown:
     return Pushdown(left, _union(each.local for each in wants), _union(each.outward for each in wants))
 
 
+def said(category: str, wants: Wants) -> list[str]:
+    """For whoever asks what a rule costs in the kernel; nothing of a category that is always sent."""
+    if category == "device_access":
+        kinds = ", ".join(wants.devices)
+        return [f"granted opens of {kinds} are sent for it" if kinds else "no granted open is sent for it"]
+    if category != "network_connection":
+        return []
+    zones = (("to this host itself", wants.local), ("elsewhere", wants.outward))
+    return [f"repeated connects {where} are sent for it: {_ports_said(ports)}" for where, ports in zones]
+
+
+def _ports_said(ports: tuple[int, ...] | None) -> str:
+    if ports is None:
+        return "all"
+    some = ", ".join(map(str, ports[:16]))
+    return f"ports {some}{', …' if len(ports) > 16 else ''}" if ports else "none"
+
+
 def _union(ports: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
     found: set[int] = set()
     for each in ports:

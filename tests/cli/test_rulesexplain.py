@@ -10,6 +10,8 @@ import pytest
 
 from sensor.cli import main
 from tests.cli.rulehome import DETECTION, EVENT, ID, make
+from tests.rules.correlation.stream import correlation, named
+from tests.rules.helpers import rule_text
 
 Said = pytest.CaptureFixture[str]
 
@@ -123,3 +125,35 @@ def test_a_broken_rule_is_named(rule: Path, capsys: Said) -> None:
     rule.write_text(rule.read_text().replace("condition: named", "condition: unnamed"))
     assert main(["rules", "test"]) == 1
     assert capsys.readouterr().err.startswith(f"{rule}:")
+
+
+@pytest.mark.parametrize(
+    ("category", "detection", "said"),
+    [
+        ("device_access", "{DeviceClass: [nvidia, fuse]}", "granted opens of nvidia, fuse are sent for it"),
+        ("device_access", "{Granted: false}", "no granted open is sent for it"),
+        ("network_connection", "{DestinationPort: 22}", "connects elsewhere are sent for it: ports 22"),
+        ("network_connection", "{DestinationIsLoopback: false}", "to this host itself are sent for it: none"),
+    ],
+)
+def test_what_the_kernel_sends_for_a_rule_is_told(
+    here: Path, tmp_path: Path, capsys: Said, category: str, detection: str, said: str
+) -> None:
+    make(here)
+    rule = tmp_path / "pushed.yml"
+    rule.write_text(rule_text(f"sel: {detection}\ncondition: sel", category))
+    assert main(["rules", "explain", str(rule), ID]) == 0
+    assert "With log.unmatched: false, " in capsys.readouterr().out
+    assert main(["rules", "explain", str(rule), ID, "-o", "json"]) == 0
+    assert any(said in line for line in json.loads(capsys.readouterr().out)["kernel"])
+
+
+def test_a_correlation_is_shown_and_explained_by_its_rules(here: Path, capsys: Said) -> None:
+    make(here)
+    (here / "rules/a.yml").write_text(named("a"))
+    text = correlation("type: event_count\nrules: a\ntimespan: 1m\ncondition: {gte: 3}", title="Counted")
+    (here / "rules/counted.yml").write_text(text)
+    assert main(["rules", "show", "Counted"]) == 0
+    assert "type: event_count" in capsys.readouterr().out
+    assert main(["rules", "explain", "Counted", ID]) == 1
+    assert "a correlation: explain the rules that it names" in capsys.readouterr().err

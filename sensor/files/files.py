@@ -283,7 +283,7 @@ class Files:
         self._views.clear()
         for sandbox in self._sandboxes.values():
             sandbox.asked.clear()
-            sandbox.looks = sandbox.next_ns = 0
+            sandbox.looks = sandbox.next_ns = sandbox.looked_ns = 0
             sandbox.waits = False
 
     def close(self) -> None:

@@ -83,7 +83,9 @@ class Files:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._telling.found) or (self._marker is not None and self._marker.busy)
+        return bool(self._waiting or self._telling.found or self._telling.look_again) or (
+            self._marker is not None and self._marker.busy
+        )
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -265,7 +267,7 @@ class Files:
             # Where a folder was marked already, an event told of it, or will.
             for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
                 self._telling.changed(path.encode("latin-1"), cause, answer)
-        self._telling.retry(look.sandbox_id)
+        self._telling.retry(look.sandbox_id, look.whole)
 
     def _ended(self, sandbox_id: int) -> None:
         """Marks go with their file systems; those of shared ones when no sandbox is left."""

@@ -28,7 +28,7 @@ AGAIN_AT_ONCE = 4  # of others: at some 10 ms each, 4 % of a core, however many 
 SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
 ANEW_NS = 60_000_000_000  # marks are not made anew more often: where they do not fit, they do not
 AGAIN_S = (1, 5, 30)  # whole looks after the first, then every `look_seconds`
-CHANGED_LATE_NS = 2_000_000_000  # a look later than this says nothing of who changed a file
+CHANGED_LATE_NS = 10_000_000_000  # a look later than this says nothing of who changed a file
 LATE_NS = 300_000_000  # from a deed to its event's reading, at most, as a rule
 COARSE_NS = 10_000_000  # file times are those of the last tick
 _NS = 1_000_000_000
@@ -83,7 +83,9 @@ class Files:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._telling.found) or (self._marker is not None and self._marker.busy)
+        return bool(self._waiting or self._telling.found or self._telling.look_again) or (
+            self._marker is not None and self._marker.busy
+        )
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -248,6 +250,8 @@ class Files:
             return
         if look.whole:
             sandbox.waits = False
+            if sandbox.since is not None:  # something appeared meanwhile, perhaps behind the child's back
+                self._look_whole(look.sandbox_id, self._telling.now_ns)
         if answer.status in {"stalled", "refused"}:
             self._lose(look.sandbox_id, "unwatched", 1)
         if answer.status not in {"done", "cut", "partial"}:
@@ -263,7 +267,7 @@ class Files:
             # Where a folder was marked already, an event told of it, or will.
             for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
                 self._telling.changed(path.encode("latin-1"), cause, answer)
-        self._telling.retry(look.sandbox_id)
+        self._telling.retry(look.sandbox_id, look.whole)
 
     def _ended(self, sandbox_id: int) -> None:
         """Marks go with their file systems; those of shared ones when no sandbox is left."""
@@ -283,7 +287,7 @@ class Files:
         self._views.clear()
         for sandbox in self._sandboxes.values():
             sandbox.asked.clear()
-            sandbox.looks = sandbox.next_ns = 0
+            sandbox.looks = sandbox.next_ns = sandbox.looked_ns = 0
             sandbox.waits = False
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from sensor.files.views import At, Views
 from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
+TRIES = 2  # one look may have been under way, and behind what it is asked for
 PATH_MAX = 4096
 BURST_S = 4  # of a sandbox's events
 _READS = ACCESS | CLOSE_NOWRITE
@@ -56,7 +57,7 @@ class Telling:
         self._views = views
         self._repeats = Repeats()
         self._budgets: dict[int, tuple[float, int]] = {}  # what is left, and when that was
-        self._unknown: deque[tuple[int, Event]] = deque()
+        self._unknown: deque[tuple[int, Event, int]] = deque()  # with the whole looks that it may wait for
         self._position = 0
 
     def event(self, event: Event) -> None:
@@ -68,17 +69,23 @@ class Telling:
             if len(self._unknown) >= RETRIED_MAX:
                 self.lost[process.sandbox_id, "unresolved"] += 1
                 return
-            self._unknown.append((process.sandbox_id, event))
+            self._unknown.append((process.sandbox_id, event, TRIES))
             self.look_again.setdefault(process.sandbox_id, process.tgid)
 
-    def retry(self, sandbox_id: int) -> None:
-        """Now that it was looked at: keys that were not known, as when an overlay has copied a directory up."""
+    def retry(self, sandbox_id: int, whole: bool) -> None:
+        """Now that it was looked at: keys that were not known, as of a folder that was marked a moment ago, or that an
+        overlay has copied up."""
         waiting, self._unknown = self._unknown, deque()
-        for wanted, event in waiting:
+        for wanted, event, tries in waiting:
             process = self._enricher.processes.current.get(event.tgid)
             if wanted != sandbox_id:
-                self._unknown.append((wanted, event))
-            elif process is not None and not self._tell(event, process):
+                self._unknown.append((wanted, event, tries))
+            elif process is None or self._tell(event, process):
+                continue
+            elif tries > whole:
+                self._unknown.append((wanted, event, tries - whole))
+                self.look_again.setdefault(sandbox_id, event.tgid)
+            else:
                 self.lost[sandbox_id, "unresolved"] += 1
 
     def changed(self, path: bytes, process: Process, answer: Answer) -> None:
@@ -94,6 +101,7 @@ class Telling:
         self.found += [self._placed(activity) for activity in self._repeats.due(self.now_ns)]
 
     def forget(self, sandbox_id: int) -> None:
+        self._unknown = deque(one for one in self._unknown if one[0] != sandbox_id)
         self._budgets.pop(sandbox_id, None)
 
     # One event.

@@ -95,15 +95,20 @@ def test_a_budget_bounds_what_a_sandbox_tells() -> None:
     assert len(feed(told, *[at(fanotify.CREATE, b"x%d" % number) for number in range(5)], now_ns=2 * SECOND)) == 2
 
 
-def test_an_unknown_key_is_looked_for_once_and_then_lost() -> None:
+def test_an_unknown_key_is_looked_for_and_then_lost() -> None:
     told, views = telling((1, "/etc"))
     assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=5)) == []
     assert told.look_again == {SANDBOX: 100}
     views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), "/etc", True, False),)))
-    told.retry(SANDBOX)
+    told.retry(SANDBOX, False)
     assert [one.TargetFilename for one in told.found] == ["/etc/crontab"]
     assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=6))[1:] == []
-    told.retry(SANDBOX)
+    for whole in (False, False, True):  # looks that were under way
+        told.retry(SANDBOX, whole)
+        assert told.lost == {}
+    told.retry(SANDBOX, True)
+    assert told.lost == {(SANDBOX, "unresolved"): 1}
+    told.retry(SANDBOX, True)
     assert told.lost == {(SANDBOX, "unresolved"): 1}
 
 

@@ -1,0 +1,75 @@
+"""What is lost is said of whom it may concern, and what a sandbox makes of its files bounds nobody else's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from sensor.configfiles import Files as Settings
+from sensor.files import fanotify
+from sensor.files.fanotify import OVERFLOW
+from sensor.files.files import Files
+from sensor.metrics import Metrics
+from sensor.rules.ruleset import Ruleset
+from tests.export import samples
+from tests.files.events import SANDBOX, raw, telling
+
+RULES = Ruleset((), "", (), (), (), ("an-id",))
+
+
+class Made(Files):
+    def __init__(self, **settings: Any) -> None:
+        self.told: list[str] = []
+        self.metrics = Metrics()
+        enricher = telling()[0]._enricher
+        cast(Any, enricher.sandboxes).live = lambda: [SimpleNamespace(id=SANDBOX)]
+        super().__init__(Settings(**settings), enricher, self.metrics, lambda text, **_: self.told.append(text), RULES)
+
+
+def test_an_overflow_is_the_loss_of_every_sandbox_that_is_watched() -> None:
+    files = Made(enabled=False)
+    files.observe(samples.process_creation(SandboxId=SANDBOX))
+    assert files.take() == [] and files.lost == {}
+    files._sandboxes = {SANDBOX: cast(Any, None), 8: cast(Any, None)}
+    files._waiting.append(raw(OVERFLOW, tgid=0))
+    assert files.busy and files.take() == []
+    assert files.lost == {SANDBOX: {"files_overflow": 1}, 8: {"files_overflow": 1}}
+    assert files.metrics.value("pinfold_events_lost_total", ("files", "overflow")) == 2
+    files._ended(8)
+    assert files.lost.keys() == {SANDBOX}
+
+
+def test_off_is_off() -> None:
+    files = Made(enabled=False)
+    files.collect()
+    files.each_second(1)
+    files.tick(1)
+    assert files.descriptors == () and not files.busy
+    files.close()
+
+
+def test_rules_that_nobody_can_watch_for_are_named() -> None:
+    assert Made(enabled=False).told == [
+        "1 rules about files may match where nothing is watched, as an-id: name a folder in each"
+    ]
+
+
+def test_without_fanotify_the_sensor_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanotify, "_libc", SimpleNamespace(fanotify_init=lambda *_: -1))
+    files = Made()
+    assert files.descriptors == () and any(text.startswith("no file events: ") for text in files.told)
+    files.observe(samples.sandbox_change(change="ended"))
+    files.each_second(1)
+
+
+def test_beyond_the_bound_of_marks_nothing_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanotify, "group", lambda: 99)
+    monkeypatch.setattr(fanotify, "flush", lambda _: None)
+    files = Made(marks=64)
+    files._full = True
+    files._look_whole(SANDBOX, 10**12)
+    assert files.lost[SANDBOX]["files_unwatched"] == 1 and not files.busy
+    files.each_second(10**12)  # after a while all are made anew
+    assert not files._full and files.busy

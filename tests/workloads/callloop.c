@@ -19,6 +19,7 @@ int main(int argc, char **argv) {
     if (option == 'w') {
       file = open(optarg, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
       if (file < 0) die("%s: %s", optarg, strerror(errno));
+      unlink(optarg);
     } else if (option == 'g') {
       cheapest = true;
     } else {

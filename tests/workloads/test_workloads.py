@@ -76,6 +76,7 @@ def test_callloop_counts_its_calls(folder: Path, options: tuple[str, ...]) -> No
 
 def test_callloop_writes(folder: Path, tmp_path: Path) -> None:
     assert run(folder, "callloop", "-n", "40", "-w", str(tmp_path / "file"))["errno"] == {"0": 40}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_openloop_ends_when_its_time_is_over(folder: Path) -> None:

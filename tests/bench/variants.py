@@ -85,6 +85,7 @@ def varied(document: dict[str, Any], words: list[str], seed: str) -> dict[str, A
 
     detection = {name: held if name == "condition" else part(held) for name, held in document["detection"].items()}
     title = f"{document['title'][:200]}, variant {seed}"
+    document = {key: held for key, held in document.items() if key != "name"}  # of which there is one
     return {**document, "id": str(uuid.uuid5(_NAMESPACE, seed)), "title": title, "detection": detection}
 
 

@@ -16,7 +16,7 @@ from sensor.rules.ruleset import Ruleset
 from tests.export import samples
 from tests.files.events import SANDBOX, raw, telling
 
-RULES = Ruleset((), "", (), (), (), ("an-id",))
+RULES = Ruleset((), (), (), (), beyond=("an-id",))
 
 
 class Made(Files):

@@ -17,8 +17,8 @@ from sensor.events.activity import SandboxChange
 from sensor.rules import compile as compiler
 from sensor.rules import index, runtime
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import load
-from sensor.rules.testing import activity
+from sensor.rules.ruleset import load, rule_files
+from sensor.rules.testing import activity, examples_of
 from tests.rules.helpers import build, rule_text
 
 WORDS = ["ssh", "-R", "/bin/", "stratum", "a", "é", "ΟΔΟΣ", "ς", "ß", "K", "0"]
@@ -278,6 +278,10 @@ FIELDS_OF = {
 def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
     ruleset = load([Path(__file__).parents[2] / "rules"], None)
     indexed, plain = Engine(ruleset), Engine(ruleset, prefilter=False)
+    examples: dict[str, list[Any]] = {}
+    for file in rule_files([Path(__file__).parents[2] / "rules"]):
+        for known in examples_of(file):
+            examples.setdefault(known.category, []).append(known)
     words = sorted(set(re.findall(r"[\w./:@=+-]{1,24}", ruleset.source)))
     chosen = random.Random(7)  # noqa: S311
     for _ in range(600):
@@ -289,6 +293,8 @@ def test_the_catalogue_is_matched_the_same_without_its_index() -> None:
                 more = {name: chosen.choice(values) for name, values in FIELDS_OF[category].items()}
             what = activity(category, event | more)
             assert indexed.match(what) == plain.match(what), event | more
+            what = chosen.choice(examples[category])
+            assert indexed.match(what) == plain.match(what), what
     assert [indexed.errors, indexed.index_errors, plain.errors] == [{}, 0, {}]
     of_category = {rule.category: 0 for rule in ruleset.rules}
     for rule in ruleset.rules:

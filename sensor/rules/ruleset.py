@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CACHE_FILE = "rules.cache"
 MAX_CACHE_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 20  # of a rule file
+MOST_OTHERS = 1024  # units in the cache of files that are not loaded now
 
 _FILTER = re.compile(rb"^filter[ \t]*:", re.MULTILINE)
 _SOURCES = frozenset({".py", ".yaml", ".yml", ".json"})
@@ -175,8 +176,10 @@ def _units(files: Sequence[Path], using: Setting, cache: Path | None) -> list[Un
         units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
         for name, data in children.results().items():
             fitting[name], units[name] = data, _UNIT.decode(data)
-    if cache is not None and (changed or len(kept) != len(units)):
-        _store(cache, key, {name: Kept(unit.content, fitting[name]) for name, unit in units.items()})
+    if cache is not None and changed:
+        # Those of another rule set stay: whoever goes back to it does not compile it again.
+        others = [(name, one) for name, one in kept.items() if name not in units][-MOST_OTHERS:]
+        _store(cache, key, dict(others) | {name: Kept(unit.content, fitting[name]) for name, unit in units.items()})
     return [units[str(path)] for path in files]
 
 

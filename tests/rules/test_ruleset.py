@@ -88,6 +88,14 @@ def test_only_what_changed_is_compiled_again(folder: Path, tmp_path: Path, compi
     assert load([folder], tmp_path) == load([folder], None)
 
 
+def test_another_rule_set_between_costs_nothing(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "r.yml").write_text(rule_text("s:\n  Image: /o\ncondition: s"))
+    for paths in (folder, tmp_path / "other", folder, tmp_path / "other"):
+        load([paths], tmp_path)
+    assert compiles == [2, 1]
+
+
 def test_a_broken_file_is_read_again_once_it_is_mended(folder: Path, tmp_path: Path, compiles: list[int]) -> None:
     path = break_one(folder)
     assert len(load([folder], tmp_path, keep_going=True).refused) == 1

@@ -55,9 +55,9 @@ def one_line(told: tuple[int, list[str]], *parts: str, status: int = 1) -> None:
 
 
 @pytest.fixture
-def still() -> Iterator[Running]:
-    """Configured, but not started."""
-    made = Running()
+def still(tmp_path: Path) -> Iterator[Running]:
+    """Configured, but not started; with nothing kept of an earlier start."""
+    made = Running(cache=str(tmp_path / "cache"))
     yield made
     made.remove()
 

@@ -228,7 +228,8 @@ def _look(watched: dict[str, Any], asked: list[Any], root: int, seen: set[tuple[
     which = (namespace, status.st_dev, status.st_ino)
     host = namespace == os.stat("/proc/self/ns/mnt").st_ino and (own.st_dev, own.st_ino) == which[1:]
     view = _View(root, host, _devices(), watched["most"], since_ns)
-    cwd = folder.encode("latin-1") or _inside(os.readlink(b"/proc/%d/cwd" % tgid), os.readlink(b"/proc/%d/root" % tgid))
+    cwd = folder.encode("latin-1") or os.readlink(b"/proc/%d/cwd" % tgid)
+    cwd = _inside(cwd, os.readlink(b"/proc/%d/root" % tgid))  # the kernel's path knows of no chroot
     bases = [cwd] if cwd else []
     if all_of_it or which not in seen:
         seen.add(which)

@@ -7,6 +7,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from sensor.configfiles import Files as Settings
 from sensor.enrich import procfs
 from sensor.enrich.enricher import Enricher
@@ -254,6 +256,8 @@ class Files:
                 self._look_whole(look.sandbox_id, self._telling.now_ns)
         if answer.status in {"stalled", "refused"}:
             self._lose(look.sandbox_id, "unwatched", 1)
+        if answer.status == "gone":
+            self._look_for(look)
         if answer.status not in {"done", "cut", "partial"}:
             return
         if answer.status == "cut":
@@ -268,6 +272,12 @@ class Files:
             for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
                 self._telling.changed(path.encode("latin-1"), cause, answer)
         self._telling.retry(look.sandbox_id, look.whole)
+
+    def _look_for(self, gone: Look) -> None:
+        """At a working directory of which the program has ended, once more: as the sandbox's newest process sees it."""
+        living = self._enricher.processes.in_sandbox(gone.sandbox_id)
+        if not gone.whole and gone.tgid == gone.cause and living:
+            self._ask(replace(gone, tgid=living[-1].tgid, start_ns=living[-1].start_ns))
 
     def _ended(self, sandbox_id: int) -> None:
         """Marks go with their file systems; those of shared ones when no sandbox is left."""

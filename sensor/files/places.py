@@ -19,6 +19,7 @@ BUSY = frozenset(
 READ_BY_ALL = BUSY | {"/etc/"}  # no folder of which each read is told
 # Where nothing can be watched by its folder: the kernel's own files are marked one by one.
 UNMARKED = ("/proc/", "/sys/", "/dev/")
+PINS = "/sys/fs/bpf/"  # a file system of its own, whose folders take marks
 
 
 def _places(shape: str, bits: int, texts: str) -> tuple[Place, ...]:
@@ -141,7 +142,7 @@ def _for_child(places: tuple[Place, ...], most: int) -> dict[str, object]:
         "folders": [
             (_latin(text), bits, 0 if text in BUSY else DEPTH)
             for text, bits in folders.items()
-            if not text.startswith(UNMARKED) or text in BUSY
+            if not text.startswith(UNMARKED) or text in BUSY or text.startswith(PINS)
         ],
         "endings": [(_latin(text), bits) for text, bits in endings.items()],
         "within": [(_latin(text), bits, 1 if text != "/" else 0) for text, bits in within.items()],

@@ -119,8 +119,8 @@ class Telling:
             return True
         # A file that is marked itself is known by that, whatever name was used; but its own names come first.
         at = self._at(sandbox_id, event.at)
-        if (at is None or not self._wants(at.path)) and (itself := self._views.find(sandbox_id, event.key)) is not None:
-            at = itself
+        if at is None or not self._wants(at.path):
+            at = self._best(sandbox_id, self._views.find(sandbox_id, event.key)) or at
         if at is None:
             return False
         bits = self._wants(at.path)
@@ -160,12 +160,18 @@ class Telling:
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:
             return None
-        folder = self._views.find(sandbox_id, name[0])
-        if folder is None:
-            return None
+        folders = self._views.find(sandbox_id, name[0])
         if name[1] in (b"", b"."):
-            return folder
-        return At(folder.path.rstrip(b"/") + b"/" + name[1], folder.host)
+            return self._best(sandbox_id, folders)
+        paths = (folder.path.rstrip(b"/") + b"/" + name[1] for folder in folders)
+        return self._best(sandbox_id, [At(path, folder.host) for path, folder in zip(paths, folders, strict=True)])
+
+    def _best(self, sandbox_id: int, places: list[At]) -> At | None:
+        """What matters by one of its paths is told by that: whoever mounts a folder elsewhere too hides nothing."""
+        if len(places) < 2:
+            return places[0] if places else None
+        wanted = next((at for at in places if self._wants(at.path)), None)
+        return wanted or next((at for at in places if self._views.awaits(sandbox_id, at.path)), places[0])
 
     def _wants(self, path: bytes) -> int:
         return self.watched.wants(path.decode("utf-8", "replace"))

@@ -47,16 +47,14 @@ class Views:
             self._marks.setdefault(key, {})[answer.view, path.encode("latin-1")] = At(path.encode("latin-1"), host)
         return fresh
 
-    def find(self, sandbox_id: int, key: bytes) -> At | None:
-        """As this sandbox sees it, else as anybody does: it may be a process that was not looked at yet."""
+    def find(self, sandbox_id: int, key: bytes) -> list[At]:
+        """As this sandbox sees it, by each way it was looked at, which bind mounts and roots below its root make many;
+        else as anybody does: it may be a process that was not looked at yet."""
         found = self._marks.get(key)
         if not found:
-            return None
+            return []
         views = self._of_sandbox.get(sandbox_id, {})
-        for (view, _), at in found.items():
-            if view in views:
-                return at
-        return next(iter(found.values()))
+        return [at for (view, _), at in found.items() if view in views] or [next(iter(found.values()))]
 
     def awaits(self, sandbox_id: int, path: bytes) -> bool:
         """Whether something watched may be below it, once it is there."""

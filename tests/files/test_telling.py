@@ -70,6 +70,15 @@ def test_a_marked_file_is_known_by_any_name() -> None:
     assert feed(told, at(fanotify.ACCESS, b"innocent", folder=77)) == [("file_access", "read", "/etc/shadow")]
 
 
+def test_a_folder_that_is_mounted_elsewhere_too_is_told_by_the_path_that_matters() -> None:
+    """Whoever has a second look at it by another path, from within a bind mount or before a chroot, hides nothing."""
+    told, views = telling((1, "/tmp/e"))
+    for view, path in ((VIEW, "/tmp/f"), ((1, 2, 4), "/etc"), (VIEW, "/tmp/g")):
+        views.learn(SANDBOX, Answer("done", view, ((key(1).hex(), path, True, False),)))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab")) == [("file_event", "written", "/etc/crontab")]
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"motd")) == []
+
+
 def test_processes_outside_are_dropped_and_counted() -> None:
     told, _ = telling((1, "/etc"))
     assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", tgid=4242)) == []

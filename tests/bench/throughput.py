@@ -152,6 +152,9 @@ class _Nobody:
     def __init__(self) -> None:
         self.detections = 0
 
+    def answers(self, _: Detection) -> bool:
+        return False
+
     def respond(self, _: Detection) -> None:
         self.detections += 1
 

@@ -72,7 +72,8 @@ Result = AnyActivity | SandboxChange | None
 
 
 class Enricher:
-    """Keeps the processes and sandboxes of this host. `apply` for each record, in ring order.
+    """Keeps the processes and sandboxes of this host. `apply` for each record, in ring order;
+    `handlers` are what it calls, by kind of record.
 
     `files` and `clock` are for tests; `cgroup_mount` is where cgroup2 is mounted."""
 
@@ -118,7 +119,7 @@ class Enricher:
             layouts.Payload: self.flows.payload,
             layouts.Listen: self.flows.listen,
         }
-        self._handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
+        self.handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
             Exec: self._exec,
             Fork: self._fork,
             Exit: self._actions.exit,
@@ -133,7 +134,7 @@ class Enricher:
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:
         """What a record of sensor/events/layouts.py means. None where it only changes state."""
-        handler = self._handlers.get(type(record))
+        handler = self.handlers.get(type(record))
         if handler is None:
             self._counters["records_unknown"] += 1
             return None

@@ -43,8 +43,6 @@ Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
 # Most of all records: what stands for nothing but its activity.
 _PLAIN = (layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt)
-# Most of all activities: execs count under nothing but their category, and networks hear of neither.
-_COMMON = frozenset({ProcessCreation, NetworkConnection})
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
@@ -231,19 +229,23 @@ class Pipeline:
 
     def _take(self, activity: AnyActivity | SandboxChange) -> None:
         """What a replay shows again is not told again, but detectors must know it."""
-        generation, position = self._last = activity.generation, activity.position
+        generation, position = activity.generation, activity.position
         replayed = self._replay
         if generation == replayed[0] and position <= replayed[1]:
             self.metrics.count("pinfold_replayed_events_total")
         else:
             self.tell(activity)
-        if type(activity) not in _COMMON:
+        kind = type(activity)
+        if (
+            kind is not ProcessCreation and kind is not NetworkConnection
+        ):  # most of all, and none of a network's business
             self.network.observe(activity)
         if self.files is not None:
             self.files.observe(activity)
         if self.guard is not None:
             self.guard.observe(activity)
         if behaviors := self.detectors.observe(activity):
+            self._last = (generation, position)
             self._derived(behaviors)
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:

@@ -87,7 +87,7 @@ class _Writer:
             self.tables[name] = masks["number"].get
             return [f"{name}(a.{attribute}, 0)"]
         if attribute == self.direct:
-            self.tables[name] = Literals(masks["literal"])
+            self.tables[name] = Literals(masks["literal"]).find
             return [f"{name}(a.{attribute})"]
         if masks.keys() == {"network"}:  # a scan repeats none: not together with others
             self.tables[name] = Networks(masks["network"])

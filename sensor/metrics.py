@@ -10,6 +10,7 @@ ones in its `unknown` series: however hostile the input, Prometheus gets a bound
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Literal
@@ -47,6 +48,7 @@ class Metrics:
         self._counters: dict[str, dict[Labels, int | float]] = {m.name: {} for m in mine if m.kind == "counter"}
         self._gauges: dict[str, dict[Labels, int | float]] = {m.name: {} for m in mine if m.kind == "gauge"}
         self._histograms: dict[str, dict[Labels, Histogram]] = {m.name: {} for m in mine if m.kind == "histogram"}
+        self._tallies: dict[str, defaultdict[str, int]] = {}
         for metric in mine:
             if metric.kind == "counter":
                 self.initialise(metric.name, metric.series or product(*metric.values))
@@ -68,6 +70,12 @@ class Metrics:
             labels = self._known(BY_NAME[name], labels, series)
             series[labels] = series.get(labels, 0) + by
 
+    def tally(self, name: str) -> defaultdict[str, int]:
+        """Of a counter with one label, what its owner counts by that label's value without a call for each event."""
+        if len(BY_NAME[name].labels) != 1 or name not in self._counters:
+            raise ValueError(f"{name} is no counter with one label")
+        return self._tallies.setdefault(name, defaultdict(int))
+
     def gauge(self, name: str, labels: Labels, value: float) -> None:
         series = self._gauges[name]
         if labels not in series:
@@ -86,10 +94,12 @@ class Metrics:
 
     def value(self, name: str, labels: Labels = ()) -> int | float:
         """Of a counter or a gauge; 0 where nothing was counted."""
+        self._gather()
         return (self._counters.get(name) or self._gauges.get(name) or {}).get(labels, 0)
 
     def snapshot(self) -> bytes:
         """A Snapshot as MessagePack."""
+        self._gather()
         return msgspec.msgpack.encode(
             Snapshot(
                 {
@@ -100,6 +110,12 @@ class Metrics:
                 {name: list(series.items()) for name, series in self._histograms.items()},
             )
         )
+
+    def _gather(self) -> None:
+        for name, tally in self._tallies.items():
+            for value, by in tally.items():
+                self.count(name, (value,), by)
+            tally.clear()
 
     def _known(self, metric: Metric, labels: Labels, series: Mapping[Labels, object]) -> Labels:
         """The labels to count under."""

@@ -23,6 +23,7 @@ from sensor.events.activity import (
     NetworkBehavior,
     NetworkConnection,
     NetworkProtocol,
+    ProcessCreation,
     SandboxChange,
 )
 from sensor.events.decode import Decoder
@@ -41,7 +42,7 @@ from sensor.rules.unit import Rule
 Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
 # Most of all records: what stands for nothing but its activity.
-_PLAIN = frozenset({layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt})
+_PLAIN = (layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt)
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
@@ -98,12 +99,15 @@ class Pipeline:
     ) -> None:
         self.decoder = Decoder()
         self.enricher = enricher
+        self._plain = {kind: enricher.handlers[kind] for kind in _PLAIN}
         self.engine = engine
         self.correlating = Correlating(engine, metrics, now, monotonic)
         self.folding = Folding(0, 0)
         self.log = log
         self.responder = responder
         self.metrics = metrics
+        self._events = metrics.tally("pinfold_events_total")
+        self._connects = metrics.tally("pinfold_connects_total")
         self.watched = watched
         self.network = network
         self.detectors = network.detectors
@@ -150,8 +154,9 @@ class Pipeline:
             self.aside.append(record)
             return
         kind = type(record)
-        if kind in _PLAIN:
-            told: Any = self.enricher.apply(record, generation, position)
+        plain = self._plain.get(kind)
+        if plain is not None:
+            told: Any = plain(record, generation, position)
             if told is not None:
                 self._take(told)
             return
@@ -224,18 +229,23 @@ class Pipeline:
 
     def _take(self, activity: AnyActivity | SandboxChange) -> None:
         """What a replay shows again is not told again, but detectors must know it."""
-        generation, position = self._last = activity.generation, activity.position
+        generation, position = activity.generation, activity.position
         replayed = self._replay
         if generation == replayed[0] and position <= replayed[1]:
             self.metrics.count("pinfold_replayed_events_total")
         else:
             self.tell(activity)
-        self.network.observe(activity)
+        kind = type(activity)
+        if (
+            kind is not ProcessCreation and kind is not NetworkConnection
+        ):  # most of all, and none of a network's business
+            self.network.observe(activity)
         if self.files is not None:
             self.files.observe(activity)
         if self.guard is not None:
             self.guard.observe(activity)
         if behaviors := self.detectors.observe(activity):
+            self._last = (generation, position)
             self._derived(behaviors)
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:
@@ -277,29 +287,43 @@ class Pipeline:
 
     def tell(self, activity: AnyActivity | SandboxChange) -> None:
         """Evaluate, respond, log."""
-        self.metrics.count("pinfold_events_total", (activity.category,))
-        if isinstance(activity, SandboxChange):
-            self.log.add_sandbox(activity)
-            if activity.change == "ended":
-                self.detections.pop(activity.SandboxId, None)
+        kind = type(activity)
+        told: Any = activity
+        category = activity.category
+        self._events[category] += 1
+        if kind is SandboxChange:
+            self._tell_change(told)
             return
-        key = (activity.SandboxId, activity.category)
-        self.tally[key] = self.tally.get(key, 0) + 1
+        key = (activity.SandboxId, category)
+        try:
+            self.tally[key] += 1
+        except KeyError:
+            self.tally[key] = 1
         for rule in self.engine.match(activity):
             if rule.id not in self.engine.silent:
-                self._detected(_detection(rule, activity, self._now()))
-            for detection in self.correlating.observe(rule.id, activity):
+                self._detected(_detection(rule, told, self._now()))
+            for detection in self.correlating.observe(rule.id, told):
                 self._detected(detection)
-        if type(activity) is NetworkConnection:
-            self.metrics.count("pinfold_connects_total", (activity.Verdict,), activity.Count)
-        elif type(activity) is DeviceAccess:
+        if kind is NetworkConnection:
+            self._connects[told.Verdict] += told.Count
+        elif kind is not ProcessCreation:
+            self._count(told)
+        self.log.add_activity(told)
+
+    def _tell_change(self, change: SandboxChange) -> None:
+        self.log.add_sandbox(change)
+        if change.change == "ended":
+            self.detections.pop(change.SandboxId, None)
+
+    def _count(self, activity: AnyActivity) -> None:
+        """What is counted by more than its category."""
+        if type(activity) is DeviceAccess:
             labels = (activity.DeviceClass, activity.Verdict)
             self.metrics.count("pinfold_device_attempts_total", labels, activity.Count)
         elif type(activity) is NetworkBehavior:
             self.metrics.count("pinfold_behaviors_total", (activity.Behavior,))
         elif type(activity) is NetworkProtocol:
             self.metrics.count("pinfold_protocols_total", (activity.ApplicationProtocol,))
-        self.log.add_activity(activity)
 
     def _detected(self, detection: Detection) -> None:
         name, activity = detection.id, detection.activity

@@ -111,6 +111,22 @@ def test_a_free_value_is_bounded_and_can_be_encoded() -> None:
     assert decode(metrics.snapshot())
 
 
+def test_a_tally_is_counted_like_anything_else_and_once() -> None:
+    metrics = Metrics()
+    metrics.count("pinfold_connects_total", ("allowed",), 2)
+    tally = metrics.tally("pinfold_connects_total")
+    tally["allowed"] += 3
+    tally["no verdict"] += 1
+    assert metrics.tally("pinfold_connects_total") is tally
+    assert metrics.value("pinfold_connects_total", ("allowed",)) == 5
+    tally["allowed"] += 1
+    series = dict(decode(metrics.snapshot()).values["pinfold_connects_total"])
+    assert (series["allowed",], series["unknown",]) == (6, 1)
+    for name in ("pinfold_detections_total", "pinfold_log_bytes_total", "pinfold_sandboxes"):
+        with pytest.raises(ValueError, match="no counter with one label"):
+            metrics.tally(name)
+
+
 def test_initialise_makes_a_first_increase_visible() -> None:
     metrics = Metrics()
     metrics.initialise("pinfold_detections_total", [("r1", "high")])

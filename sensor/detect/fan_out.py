@@ -94,6 +94,7 @@ class _Sandbox:
             _Window(settings.window_s, 1, settings.remembered),
             _Window(settings.slow_window_s, settings.slow_factor, settings.remembered),
         )
+        self.full_until_ns = 0  # until one turns, there is nothing that they would learn
         self.levels = Levels(settings.factors, 128, settings.events_an_hour)
 
 
@@ -108,9 +109,13 @@ class FanOut:
 
     def reached(self, event: Event) -> list[NetworkBehavior]:
         """A connect or an initiated flow, over IP."""
+        state = self._sandboxes.get(event.SandboxId)
+        if event.monotonic_ns <= state.full_until_ns:
+            self._counters["fan_out_windows_full"] += len(state.windows)
+            return []
         host = LOOPBACK if event.DestinationIsLoopback else event.DestinationIp
         key = _key(host, event.DestinationPort, event.DestinationIsPrivate)
-        windows = self._sandboxes.get(event.SandboxId).windows
+        windows = state.windows
         if not windows[0].full and windows[0].fresh(key, event.monotonic_ns):
             return []
         produced = []
@@ -122,6 +127,8 @@ class FanOut:
             window.add(key)
             if found := self._weigh(window, host, window.ports(key), event):
                 produced.append(found)
+        if all(window.full for window in windows):
+            state.full_until_ns = min(window.began_ns + window.half_ns for window in windows)
         return produced[:1]
 
     def _weigh(self, window: _Window, host: str, ports: int, event: Event) -> NetworkBehavior | None:

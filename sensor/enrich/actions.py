@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sensor.enrich.addresses import PROTOCOLS, Addresses
 from sensor.enrich.clock import Timeline
-from sensor.enrich.devices import BLOCK, access_text, class_name, prior_name, verdict_name
+from sensor.enrich.devices import BLOCK, VERDICTS, access_text, class_name, prior_name, verdict_name
 from sensor.enrich.fields import Common, Where, common
 from sensor.enrich.names import Names
 from sensor.enrich.processes import ProcessTable
@@ -65,35 +65,21 @@ class Actions:
         if process is None or process.exec_id != r.exec_id or not process.guid or process.parent is None:
             process, before = self._processes.actor(tgid, r.exec_id, sandbox_id)
             where = (generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, tgid)
-            fields: Common = common(where, process, user, before=before)
-        else:
-            parent, entry = process.parent, process.entry
-            fields = (
-                generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, tgid,
-                process.guid, process.image, process.command_line, process.cwd, user,
-                parent.tgid, parent.image, parent.command_line, entry.image, entry.command_line, False, process.raw,
+            destination = (
+                PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}", True, to.text, r.port, to.is_ipv6, name, "",
+                to.is_loopback, to.is_private,
             )  # fmt: skip
+            return _connection(r, common(where, process, user, before=before), destination, r.cookie)
+        parent, entry, verdict = process.parent, process.entry, r.verdict
         return NetworkConnection(
-            *fields,
-            PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}",
-            True,
-            to.text,
-            r.port,
-            to.is_ipv6,
-            name,
-            "",
-            to.is_loopback,
-            to.is_private,
-            "",
-            0,
-            verdict_name(r.verdict),
-            r.count,
-            r.first_ns,
-            r.last_ns,
-            r.flags & _REPEAT != 0,
-            r.cookie,
-            r.maker_tgid or tgid,
-        )
+            generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, tgid,
+            process.guid, process.image, process.command_line, process.cwd, user,
+            parent.tgid, parent.image, parent.command_line, entry.image, entry.command_line, False, process.raw,
+            PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}", True, to.text, r.port, to.is_ipv6, name, "",
+            to.is_loopback, to.is_private, "", 0,
+            VERDICTS[verdict] if verdict < len(VERDICTS) else "unknown",
+            r.count, r.first_ns, r.last_ns, r.flags & _REPEAT != 0, r.cookie, r.maker_tgid or tgid,
+        )  # fmt: skip
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
         path, added = unix_path(r.target)

@@ -25,7 +25,7 @@ from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, guid_of,
 from sensor.enrich.sandboxes.attributes import AttributeStore
 from sensor.enrich.sandboxes.named import HostFiles
 from sensor.enrich.sandboxes.registry import Registry, Sandbox
-from sensor.enrich.streams import stream_name
+from sensor.enrich.streams import STREAMS
 from sensor.enrich.text import Raw, TextCache, command_line, image_path, invoked, marked_cut, replaced, walked_path
 from sensor.enrich.users import Users
 from sensor.events import layouts
@@ -53,6 +53,7 @@ FileId = tuple[int, int]
 WATCHED = 0xFFFFFFFF
 UNTRACKED = 0xFFFFFFFE
 
+_STREAMS, _DENIED = len(STREAMS), len(DENIED)
 _KILLED = int(Flag.KILLED)
 _PATHS_CUT = int(File.IMAGE_CUT | File.CWD_CUT)
 _IMAGE_CUT = int(File.IMAGE_CUT)
@@ -72,7 +73,8 @@ Result = AnyActivity | SandboxChange | None
 
 
 class Enricher:
-    """Keeps the processes and sandboxes of this host. `apply` for each record, in ring order.
+    """Keeps the processes and sandboxes of this host. `apply` for each record, in ring order;
+    `handlers` are what it calls, by kind of record.
 
     `files` and `clock` are for tests; `cgroup_mount` is where cgroup2 is mounted."""
 
@@ -118,7 +120,7 @@ class Enricher:
             layouts.Payload: self.flows.payload,
             layouts.Listen: self.flows.listen,
         }
-        self._handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
+        self.handlers: dict[type[Struct], Callable[[Any, int, int], Result]] = {
             Exec: self._exec,
             Fork: self._fork,
             Exit: self._actions.exit,
@@ -133,7 +135,7 @@ class Enricher:
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:
         """What a record of sensor/events/layouts.py means. None where it only changes state."""
-        handler = self._handlers.get(type(record))
+        handler = self.handlers.get(type(record))
         if handler is None:
             self._counters["records_unknown"] += 1
             return None
@@ -205,7 +207,10 @@ class Enricher:
             image = marked_cut(image) if flags & _IMAGE_CUT else image
             cwd = marked_cut(cwd) if flags & _CWD_CUT else cwd
         argv = r.argv
-        line, raw = command_line(argv, raw)
+        try:  # as `command_line`, which takes what is not UTF-8
+            line = (argv[:-1] if argv[-1:] == b"\0" else argv).replace(b"\0", b" ").decode()
+        except UnicodeDecodeError:
+            line, raw = command_line(argv, raw)
         user = self._user_names.get(r.uid) or self.users.name(r.uid)
 
         guid = process.guid
@@ -229,6 +234,7 @@ class Enricher:
         else:
             parent_tgid, parent_image, parent_line = parent.tgid, parent.image, parent.command_line
         deleted, memfd, tmpfs, writable, setid, cut = _FILE_FACTS[flags & 511]
+        denied, stdin, stdout, stderr = r.denied, r.stdin_kind, r.stdout_kind, r.stderr_kind
         return ProcessCreation(
             generation,
             position,
@@ -269,10 +275,10 @@ class Enricher:
             r.net_ns,
             r.user_ns,
             r.flags & _KILLED != 0,
-            DENIED[r.denied] if r.denied < len(DENIED) else "unknown",
-            stream_name(r.stdin_kind),
-            stream_name(r.stdout_kind),
-            stream_name(r.stderr_kind),
+            DENIED[denied] if denied < _DENIED else "unknown",
+            STREAMS[stdin] if stdin < _STREAMS else "other",
+            STREAMS[stdout] if stdout < _STREAMS else "other",
+            STREAMS[stderr] if stderr < _STREAMS else "other",
             r.stdin_inode,
             r.stdout_inode,
             r.stderr_inode,

@@ -11,6 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import calcsize
 
 _INCLUDE = Path(__file__).resolve().parents[2] / "probes" / "include"
 _LAYOUTS = Path(__file__).with_name("layouts.py")
@@ -108,9 +109,17 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.removeprefix("pf_").split("_"))
 
 
+def _passing(layout: Layout, lengths: bool) -> str:
+    """The format that passes over the tails' lengths, or over all else."""
+    passed = [name.endswith("_len") == lengths for name, _, _ in layout.members]
+    letters = [letter for _, letter, _ in layout.members]
+    return "<" + "".join(
+        f"{calcsize('<' + letter)}x" if passing else letter for letter, passing in zip(letters, passed, strict=True)
+    )
+
+
 def _record(layout: Layout) -> list[str]:
     kept = [(name, kind) for name, _, kind in layout.members if kind and not name.endswith("_len")]
-    unpacked = [name for name, _, kind in layout.members if kind]
     tails = layout.tails
     name = _camel(layout.name)
     fields = [f"    {member}: {kind}" for member, kind in kept]
@@ -118,25 +127,31 @@ def _record(layout: Layout) -> list[str]:
     text = [f"class {name}(Struct, frozen=True, gc=False):"]
     text += [f'    """A `struct {layout.name}`: {layout.size} bytes, then its tails."""', "", *fields, "", ""]
     pattern = "<" + "".join(letter for _, letter, _ in layout.members)
-    text += [f'_{layout.name.upper()} = PackedStruct("{pattern}")', "", ""]
+    text.append(f'_{layout.name.upper()} = PackedStruct("{pattern}")')
+    if tails:
+        text.append(f'_{layout.name.upper()}_FIXED = PackedStruct("{_passing(layout, lengths=True)}")')
+        text.append(f'_{layout.name.upper()}_TAILS = PackedStruct("{_passing(layout, lengths=False)}")')
+    text += ["", ""]
     function = layout.name.removeprefix("pf_")
     text.append(f"def read_{function}(buffer: Buffer, at: int) -> {name}:")
     if not tails:
         text += [f"    return {name}(*_{layout.name.upper()}.unpack_from(buffer, at))", "", ""]
         return text
+    counts = ", ".join(f"n{index}" for index in range(len(tails)))
+    # The members by one call and its result as it is: forty names on their way cost more than a second unpacking.
     text += [
-        "    (",
-        *(f"        {member}," for member in unpacked),
-        f"    ) = _{layout.name.upper()}.unpack_from(buffer, at)",
+        f"    {counts if len(tails) > 1 else f'({counts},)'} = _{layout.name.upper()}_TAILS.unpack_from(buffer, at)",
+        f"    a0 = at + {layout.size}",
     ]
-    text.append(f"    a0 = at + {layout.size}")
-    for index, tail in enumerate(tails):
-        text.append(f"    a{index + 1} = a{index} + {tail}_len")
-    text.append(f"    if a{len(tails)} - at > size:")
-    text.append("        raise ShortRecord")
-    text.append(f"    return {name}(")
-    text += [f"        {member}," for member, _ in kept]
-    text += [f"        bytes(buffer[a{index}:a{index + 1}])," for index in range(len(tails))]
+    text += [f"    a{index + 1} = a{index} + n{index}" for index in range(len(tails))]
+    text += [
+        f"    fixed = _{layout.name.upper()}_FIXED.unpack_from(buffer, at)",
+        f"    if a{len(tails)} - at > fixed[{[name for name, _ in kept].index('size')}]:",
+        "        raise ShortRecord",
+        f"    return {name}(  # type: ignore[call-arg]",
+        "        *fixed,",
+    ]
+    text += [f"        buffer[a{index}:a{index + 1}]," for index in range(len(tails))]
     text += ["    )", "", ""]
     return text
 
@@ -159,7 +174,7 @@ def generate(text: str) -> str:
         "",
         "from msgspec import Struct",
         "",
-        "Buffer = bytes | bytearray | memoryview | mmap",
+        "Buffer = bytes | mmap  # slices of which are bytes",
         f"ABI = {abi.group(1)}",
         "",
         "",
@@ -183,6 +198,12 @@ def generate(text: str) -> str:
     out.append("READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {")
     for member, struct in RECORDS.items():
         out.append(f"    {types[member]}: ({structs[struct].size}, read_{struct.removeprefix('pf_')}),")
+    out += ["}", "# Record type → its tails, each with the place of its length among what the whole format gives."]
+    out.append("TAILS: dict[int, dict[str, int]] = {")
+    for member, struct in RECORDS.items():
+        unpacked = [name for name, _, kind in structs[struct].members if kind]
+        places = (f'"{tail}": {unpacked.index(f"{tail}_len")}' for tail in structs[struct].tails)
+        out.append(f"    {types[member]}: {{{', '.join(places)}}},")
     out += ["}", ""]
     return "\n".join(out)
 

@@ -9,7 +9,7 @@ from struct import Struct as PackedStruct
 
 from msgspec import Struct
 
-Buffer = bytes | bytearray | memoryview | mmap
+Buffer = bytes | mmap  # slices of which are bytes
 ABI = 5
 
 
@@ -217,97 +217,26 @@ class Exec(Struct, frozen=True, gc=False):
 
 
 _PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4xHHHH")
+_PF_EXEC_FIXED = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4x2x2x2x2x")
+_PF_EXEC_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x4x4x4x4x4x4x4x4x4x4x4x4x4x4x8x8x8x8x1x1x1x1x4xHHHH")
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
-    (
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        start_ns,
-        parent_start_ns,
-        inode,
-        argv_bytes,
-        parent_tgid,
-        uid,
-        euid,
-        egid,
-        device,
-        mode,
-        file_flags,
-        pid_ns,
-        mnt_ns,
-        net_ns,
-        user_ns,
-        cgroup_ns,
-        owner,
-        group,
-        stdin_inode,
-        stdout_inode,
-        stderr_inode,
-        changed,
-        stdin_kind,
-        stdout_kind,
-        stderr_kind,
-        denied,
-        argv_len,
-        filename_len,
-        image_path_len,
-        cwd_path_len,
-    ) = _PF_EXEC.unpack_from(buffer, at)
+    n0, n1, n2, n3 = _PF_EXEC_TAILS.unpack_from(buffer, at)
     a0 = at + 184
-    a1 = a0 + argv_len
-    a2 = a1 + filename_len
-    a3 = a2 + image_path_len
-    a4 = a3 + cwd_path_len
-    if a4 - at > size:
+    a1 = a0 + n0
+    a2 = a1 + n1
+    a3 = a2 + n2
+    a4 = a3 + n3
+    fixed = _PF_EXEC_FIXED.unpack_from(buffer, at)
+    if a4 - at > fixed[2]:
         raise ShortRecord
-    return Exec(
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        start_ns,
-        parent_start_ns,
-        inode,
-        argv_bytes,
-        parent_tgid,
-        uid,
-        euid,
-        egid,
-        device,
-        mode,
-        file_flags,
-        pid_ns,
-        mnt_ns,
-        net_ns,
-        user_ns,
-        cgroup_ns,
-        owner,
-        group,
-        stdin_inode,
-        stdout_inode,
-        stderr_inode,
-        changed,
-        stdin_kind,
-        stdout_kind,
-        stderr_kind,
-        denied,
-        bytes(buffer[a0:a1]),
-        bytes(buffer[a1:a2]),
-        bytes(buffer[a2:a3]),
-        bytes(buffer[a3:a4]),
+    return Exec(  # type: ignore[call-arg]
+        *fixed,
+        buffer[a0:a1],
+        buffer[a1:a2],
+        buffer[a2:a3],
+        buffer[a3:a4],
     )
 
 
@@ -378,40 +307,20 @@ class Cgroup(Struct, frozen=True, gc=False):
 
 
 _PF_CGROUP = PackedStruct("<HHIQQQIIQQIH2x")
+_PF_CGROUP_FIXED = PackedStruct("<HHIQQQIIQQI2x2x")
+_PF_CGROUP_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x4xH2x")
 
 
 def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
-    (
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        parent_id,
-        class_id,
-        path_len,
-    ) = _PF_CGROUP.unpack_from(buffer, at)
+    (n0,) = _PF_CGROUP_TAILS.unpack_from(buffer, at)
     a0 = at + 64
-    a1 = a0 + path_len
-    if a1 - at > size:
+    a1 = a0 + n0
+    fixed = _PF_CGROUP_FIXED.unpack_from(buffer, at)
+    if a1 - at > fixed[2]:
         raise ShortRecord
-    return Cgroup(
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        parent_id,
-        class_id,
-        bytes(buffer[a0:a1]),
+    return Cgroup(  # type: ignore[call-arg]
+        *fixed,
+        buffer[a0:a1],
     )
 
 
@@ -500,52 +409,20 @@ class ConnectUnix(Struct, frozen=True, gc=False):
 
 
 _PF_CONNECT_UNIX = PackedStruct("<HHIQQQIIQQQQQQIIB5xH")
+_PF_CONNECT_UNIX_FIXED = PackedStruct("<HHIQQQIIQQQQQQIIB5x2x")
+_PF_CONNECT_UNIX_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x8x4x4x1x5xH")
 
 
 def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
-    (
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        maker_sandbox_id,
-        maker_exec_id,
-        count,
-        first_ns,
-        last_ns,
-        maker_tgid,
-        uid,
-        verdict,
-        target_len,
-    ) = _PF_CONNECT_UNIX.unpack_from(buffer, at)
+    (n0,) = _PF_CONNECT_UNIX_TAILS.unpack_from(buffer, at)
     a0 = at + 104
-    a1 = a0 + target_len
-    if a1 - at > size:
+    a1 = a0 + n0
+    fixed = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
+    if a1 - at > fixed[2]:
         raise ShortRecord
-    return ConnectUnix(
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        maker_sandbox_id,
-        maker_exec_id,
-        count,
-        first_ns,
-        last_ns,
-        maker_tgid,
-        uid,
-        verdict,
-        bytes(buffer[a0:a1]),
+    return ConnectUnix(  # type: ignore[call-arg]
+        *fixed,
+        buffer[a0:a1],
     )
 
 
@@ -688,64 +565,20 @@ class Payload(Struct, frozen=True, gc=False):
 
 
 _PF_PAYLOAD = PackedStruct("<HHIQQQIIQQQIIIHHHBBBBH16s16s")
+_PF_PAYLOAD_FIXED = PackedStruct("<HHIQQQIIQQQIIIHHHBBBB2x16s16s")
+_PF_PAYLOAD_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x4x4x4x2x2x2x1x1x1x1xH16x16x")
 
 
 def read_payload(buffer: Buffer, at: int) -> Payload:
-    (
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        cookie,
-        started_ns,
-        offset,
-        length,
-        slot,
-        family,
-        local_port,
-        remote_port,
-        protocol,
-        incoming,
-        flow_flags,
-        device,
-        data_len,
-        local,
-        remote,
-    ) = _PF_PAYLOAD.unpack_from(buffer, at)
+    (n0,) = _PF_PAYLOAD_TAILS.unpack_from(buffer, at)
     a0 = at + 120
-    a1 = a0 + data_len
-    if a1 - at > size:
+    a1 = a0 + n0
+    fixed = _PF_PAYLOAD_FIXED.unpack_from(buffer, at)
+    if a1 - at > fixed[2]:
         raise ShortRecord
-    return Payload(
-        type,
-        flags,
-        size,
-        time_ns,
-        sandbox_id,
-        cgroup_id,
-        tgid,
-        tid,
-        exec_id,
-        cookie,
-        started_ns,
-        offset,
-        length,
-        slot,
-        family,
-        local_port,
-        remote_port,
-        protocol,
-        incoming,
-        flow_flags,
-        device,
-        local,
-        remote,
-        bytes(buffer[a0:a1]),
+    return Payload(  # type: ignore[call-arg]
+        *fixed,
+        buffer[a0:a1],
     )
 
 
@@ -861,4 +694,22 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     67: (104, read_inversion),
     80: (80, read_sensor_access),
     81: (152, read_system_call),
+}
+# Record type → its tails, each with the place of its length among what the whole format gives.
+TAILS: dict[int, dict[str, int]] = {
+    1: {"argv": 35, "filename": 36, "image_path": 37, "cwd_path": 38},
+    2: {},
+    3: {},
+    16: {"path": 11},
+    17: {"path": 11},
+    18: {},
+    32: {},
+    33: {"target": 17},
+    48: {},
+    64: {},
+    65: {},
+    66: {"data": 21},
+    67: {},
+    80: {},
+    81: {},
 }

@@ -38,10 +38,11 @@ def record_layouts() -> dict[int, Layout]:
     for kind, (_, reader) in layouts.READERS.items():
         packed: struct.Struct = getattr(layouts, "_PF_" + reader.__name__.removeprefix("read_").upper())
         members = tuple(getattr(layouts, str(reader.__annotations__["return"])).__struct_fields__)
-        # Where there are tails, the reader names what it unpacks: after its two arguments, its first variables.
-        count = len(packed.unpack(bytes(packed.size)))
-        names = reader.__code__.co_varnames[2 : 2 + count]
-        found[int(kind)] = Layout(str(packed.format), names if len(names) == count else members, members)
+        tails = layouts.TAILS[kind]
+        names = [name for name in members if name not in tails]
+        for tail, place in tails.items():
+            names.insert(place, f"{tail}_len")
+        found[int(kind)] = Layout(str(packed.format), tuple(names), members)
     return found
 
 

@@ -42,7 +42,8 @@ class _Writer:
                 for attribute, kind, value in clause:
                     masks = self.atoms[attribute].setdefault(kind, {})
                     masks[value] = masks.get(value, 0) | bit
-        self.fields: dict[str, FieldIndex | dict[bool, int]] = {}
+        # By what they vary with: a shell's children differ in nothing of its own, and it in nothing of theirs.
+        self.fields: dict[str, dict[str, FieldIndex | dict[bool, int]]] = {"of_fields": {}, "of_parents": {}}
         self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
 
     def finder(self) -> Finder:
@@ -53,17 +54,20 @@ class _Writer:
 
     def source(self) -> str:
         terms = list[str]()
+        always = self.free
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
             if "flag" in of_field:
-                self.fields[attribute] = {value: of_field["flag"].get(value, 0) for value in (False, True)}
+                self.fields["of_fields"][attribute] = {value: of_field["flag"].get(value, 0) for value in (False, True)}
             else:
                 terms += self._term(attribute, of_field)
-        if self.fields:
-            self.tables["of_fields"] = Together(list(self.fields.values()), self.free)
-            terms.insert(0, f"of_fields[{''.join(f'a.{attribute}, ' for attribute in self.fields)}]")
-        else:
+        for name, fields in self.fields.items():
+            if fields:
+                self.tables[name] = Together(list(fields.values()), always)
+                terms.insert(0, f"{name}[{''.join(f'a.{attribute}, ' for attribute in fields)}]")
+                always = 0
+        if always or not terms:
             terms.insert(0, "free")
         return "\n".join(
             [
@@ -83,11 +87,12 @@ class _Writer:
             self.tables[name] = masks["number"].get
             return [f"{name}(a.{attribute}, 0)"]
         if attribute == self.direct:
-            self.tables[name] = Literals(masks["literal"])
+            self.tables[name] = Literals(masks["literal"]).find
             return [f"{name}(a.{attribute})"]
         if masks.keys() == {"network"}:  # a scan repeats none: not together with others
             self.tables[name] = Networks(masks["network"])
             return [f"{name}[a.{attribute}]"]
         kinds: tuple[AtomKind, ...] = ("exact", "name", "literal", "network")
-        self.fields[attribute] = FieldIndex(*(masks.get(kind, {}) for kind in kinds))
+        together = self.fields["of_parents" if attribute.startswith("Parent") else "of_fields"]
+        together[attribute] = FieldIndex(*(masks.get(kind, {}) for kind in kinds))
         return []

@@ -184,7 +184,7 @@ class Literals:
         self._masks = tuple(masks.values())
         self._sets: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, text: str) -> int:
+    def find(self, text: str) -> int:
         found: list[int] | None = self._match(
             b" %b " % text.encode().translate(FOLDED)
             if text.isascii()  # folding and setting off words is one pass then
@@ -224,7 +224,7 @@ class FieldIndex(dict[str, int]):
         super().__init__()
         self._exact = exact or {}
         self._names = names or {}
-        self._literals = Literals(literals) if literals else None
+        self._literals = Literals(literals).find if literals else None
         self._networks = Networks(networks) if networks else None
         self._characters = 0
 

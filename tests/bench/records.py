@@ -26,6 +26,7 @@ _START = 10_000_000_000_000  # CLOCK_MONOTONIC of the first record
 _BETWEEN = 10_000  # nanoseconds between two records
 _PARENTS, _PARENT_COUNT = 1000, 64  # tgids
 _CHILDREN, _CHILD_COUNT = 10_000, 60_000
+_LASTING = _CHILDREN + _CHILD_COUNT  # pids that never come again: whose processes live on
 
 
 class Command(Struct, frozen=True):
@@ -118,14 +119,18 @@ class Stream:
             shells.append(self._exec(self._templates[0], who))
         return b"".join(map(framed, shells))
 
-    def lives(self, count: int) -> Lives:
+    def lives(self, count: int, lasting: bool = False) -> Lives:
         lives = Lives([], [], [], [])
         for number in range(self._next, self._next + count):
             self._time_ns += _BETWEEN
             parent = _PARENTS + number % _PARENT_COUNT
             # Pids come round again, each time with a start time of its own.
             who = Who(
-                _CHILDREN + number % _CHILD_COUNT, self._time_ns - 300_000, parent, _started(parent), self._time_ns
+                _LASTING + number if lasting else _CHILDREN + number % _CHILD_COUNT,
+                self._time_ns - 300_000,
+                parent,
+                _started(parent),
+                self._time_ns,
             )
             lives.who.append(who)
             lives.forks.append(framed(_fork(who)))

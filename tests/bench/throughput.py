@@ -152,6 +152,9 @@ class _Nobody:
     def __init__(self) -> None:
         self.detections = 0
 
+    def answers(self, _: Detection) -> bool:
+        return False
+
     def respond(self, _: Detection) -> None:
         self.detections += 1
 
@@ -212,13 +215,15 @@ class Line:
     def connects_alone(self, count: int) -> float:
         """Network events a second, of processes that live on."""
         if self.connects is None:
-            lives = self.stream.lives(connects.PROCESSES)
+            lives = self.stream.lives(connects.PROCESSES, lasting=True)
             self.feed(b"".join(lives.forks + lives.execs))
             self.connects = connects.Connects(lives)
         before = self.told(NetworkConnection.category)
         _, took = self.feed(self.connects.records(count))
         if self.told(NetworkConnection.category) - before != count:
             raise BenchError(f"{count} connects gave {self.told(NetworkConnection.category) - before} events")
+        if unknown := self.pipeline.enricher.counters["actors_unknown"]:
+            raise BenchError(f"{unknown} events were of processes that are not known")
         return count / took
 
     def whole_lives(self, count: int) -> float:

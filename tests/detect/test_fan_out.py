@@ -114,6 +114,19 @@ def test_full_windows_take_little_memory() -> None:
     assert sum(sys.getsizeof(half) for window in windows for half in (window.now, window.old)) < 40_000
 
 
+def test_windows_that_were_full_learn_again_when_they_turn() -> None:
+    scene = Scene()
+    for number in range(10_000):
+        scene.attempt(700, f"10.{number // 250}.{number % 250}.1", 1 + number)
+    windows = scene.detectors._fan_out._sandboxes.get(4242).windows
+    assert all(window.full for window in windows)
+    full = scene.detectors.counters["fan_out_windows_full"]
+    scene.at += 2 * windows[0].half_ns + MS
+    scene.attempt(700, OUTSIDE, 443)
+    assert (len(windows[0].now), windows[0].full, windows[1].full) == (1, False, True)
+    assert scene.detectors.counters["fan_out_windows_full"] == full + 1
+
+
 def test_a_pair_that_is_met_again_is_kept_for_another_half() -> None:
     scene = Scene()
     for _ in range(12):

@@ -142,7 +142,7 @@ def test_rules_that_cannot_be_indexed_are_named_and_still_match() -> None:
 
 def test_thousands_of_literals_are_all_found() -> None:
     masks = {f"literal-{number:x}-{'x' * (number % 9)}".encode(): 1 << number for number in range(6000)}
-    find = runtime.Literals(masks)
+    find = runtime.Literals(masks).find
     for literal, bits in list(masks.items())[::97]:
         assert find(f"{'y' * 500} {literal.decode().upper()} {'z' * 500}") & bits
     everything = " ".join(literal.decode() for literal in masks)

@@ -92,13 +92,14 @@ def test_text_is_set_off_alike_by_either_way(text: str) -> None:
 
 def test_which_literals_were_found_together_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "REMEMBERED_SETS", 5)
-    find = runtime.Literals({f"w{number}.".encode(): 1 << number for number in range(40)})
+    literals = runtime.Literals({f"w{number}.".encode(): 1 << number for number in range(40)})
+    find = literals.find
     for _ in range(2):
         for number in range(40):
             assert find(f"w{number}. w{(number + 1) % 40}.") == 1 << number | 1 << (number + 1) % 40
-            assert len(find._sets) <= 5
+            assert len(literals._sets) <= 5
     assert find(" ".join(f"w{number}." for number in range(40))) == (1 << 40) - 1
-    assert all(len(key) <= runtime.REMEMBERED_SET for key in find._sets)
+    assert all(len(key) <= runtime.REMEMBERED_SET for key in literals._sets)
 
 
 def test_fields_that_are_looked_up_together_are_remembered_within_bounds() -> None:

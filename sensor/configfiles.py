@@ -25,7 +25,7 @@ class Files(Struct, frozen=True, forbid_unknown_fields=True):
     marks_per_look: int = 2048  # in one root
     events_a_second: int = 200  # of a sandbox; what is more is lost, and it is unknown
     look_seconds: int = 30  # a sandbox's root is looked at again this often, for what no event told
-    patience_ms: int = 500  # for one look: a root with its places takes some 10
+    patience_ms: int = 1500  # for one look: a root with its places takes some 10, more where every CPU is busy
 
 
 def file_problems(files: Files) -> Iterator[Problem]:

@@ -216,20 +216,31 @@ def look(watched: dict[str, Any], asked: list[Any], seen: set[tuple[int, ...]]) 
         # The descriptor is of the process that started then, since that one has the tgid still.
         if _start_ticks(tgid) != ticks:
             return {"status": "gone"}
-        return _look(watched, asked, root, seen)
+        try:
+            where = _where(tgid, asked[4])
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            return {"status": "gone"}
+        return _look(watched, asked, root, where, seen)
     finally:
         os.close(root)
 
 
-def _look(watched: dict[str, Any], asked: list[Any], root: int, seen: set[tuple[int, ...]]) -> dict[str, Any]:
-    tgid, _, all_of_it, since_ns, folder = asked
-    status, own = os.fstat(root), os.stat("/")
+def _where(tgid: int, folder: str) -> tuple[int, bytes]:
+    """Its mount namespace, and its working directory as seen in its root."""
     namespace = os.stat(f"/proc/{tgid}/ns/mnt").st_ino
+    cwd = folder.encode("latin-1") or os.readlink(b"/proc/%d/cwd" % tgid)
+    return namespace, _inside(cwd, os.readlink(b"/proc/%d/root" % tgid))  # the kernel's path knows of no chroot
+
+
+def _look(
+    watched: dict[str, Any], asked: list[Any], root: int, where: tuple[int, bytes], seen: set[tuple[int, ...]]
+) -> dict[str, Any]:
+    tgid, _, all_of_it, since_ns, _ = asked
+    namespace, cwd = where
+    status, own = os.fstat(root), os.stat("/")
     which = (namespace, status.st_dev, status.st_ino)
     host = namespace == os.stat("/proc/self/ns/mnt").st_ino and (own.st_dev, own.st_ino) == which[1:]
     view = _View(root, host, _devices(), watched["most"], since_ns)
-    cwd = folder.encode("latin-1") or os.readlink(b"/proc/%d/cwd" % tgid)
-    cwd = _inside(cwd, os.readlink(b"/proc/%d/root" % tgid))  # the kernel's path knows of no chroot
     bases = [cwd] if cwd else []
     if all_of_it or which not in seen:
         seen.add(which)

@@ -34,6 +34,8 @@ def _bound(item: ir.Expression) -> frozenset[str] | None:
             found |= bound
         return found
     if isinstance(item, ir.Text) and item.shape == "exact":
+        if item.attribute == "Capability" and item.value:  # the gate tells none
+            return frozenset()
         if item.attribute == "SystemCall":
             return frozenset({item.value})
         if item.attribute == "Action":

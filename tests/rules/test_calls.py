@@ -39,6 +39,7 @@ def calls(tmp_path: Path, detection: str, category: str = "system_call") -> set[
         ("  a: {SystemCall: mount}\n  b: {SystemCall: bpf}\n  condition: a or b", {"mount", "bpf"}),
         ("  a: {SystemCall: mount}\n  b: {SystemCall: bpf}\n  condition: a and not b", {"mount"}),
         ("  a: {SystemCall: nosuchcall}\n  condition: a", set()),
+        ("  a: {Capability: CAP_SYSLOG}\n  condition: a", set()),
     ],
 )
 def test_a_rules_calls(tmp_path: Path, detection: str, wanted: set[str]) -> None:

@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from tempfile import TemporaryFile
-from threading import Thread
+from threading import Lock, Thread
 from typing import IO, Any
 
 import click
@@ -54,9 +54,8 @@ def play(
         last: Row = {}
         for line in child.stdout:
             last = parsed(line)
-            if progress is not None:
-                progress.give_way()
-            yield last
+            with progress.gives_way() if progress is not None else nullcontext():
+                yield last
         status = child.wait()
         if status or last.get("kind") != "summary":
             raise RecordingError(_why(said, status))
@@ -71,6 +70,7 @@ class _Progress:
         self._bar = click.progressbar(length=size, label=label, file=sys.stderr)
         self._size = size
         self._thread: Thread | None = None
+        self._drawing = Lock()
 
     def __enter__(self) -> _Progress:
         self._bar.__enter__()
@@ -83,10 +83,13 @@ class _Progress:
         self._thread = Thread(target=self._update, daemon=True)
         self._thread.start()
 
-    def give_way(self) -> None:
-        """What comes now is a line of its own, where both go to one terminal."""
-        if sys.stdout.isatty():
-            click.echo("\r\x1b[K", nl=False, file=sys.stderr)
+    @contextmanager
+    def gives_way(self) -> Iterator[None]:
+        """What is printed meanwhile is a line of its own, where both go to one terminal."""
+        with self._drawing:
+            if sys.stdout.isatty():
+                click.echo("\r\x1b[K", nl=False, file=sys.stderr)
+            yield
 
     def __exit__(self, *why: object) -> None:
         if self.writer >= 0:
@@ -102,7 +105,8 @@ class _Progress:
     def _update(self) -> None:
         with os.fdopen(self._reader, "rb") as reader:
             for line in reader:
-                self._bar.update(int(line.split()[0]) - self._bar.pos)
+                with self._drawing:
+                    self._bar.update(int(line.split()[0]) - self._bar.pos)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -33,11 +33,14 @@ def _bound(item: ir.Expression) -> frozenset[str] | None:
                 return None
             found |= bound
         return found
-    if isinstance(item, ir.Text) and item.shape == "exact":
-        if item.attribute == "Capability" and item.value:  # the gate tells none
-            return frozenset()
-        if item.attribute == "SystemCall":
-            return frozenset({item.value})
-        if item.attribute == "Action":
-            return frozenset({"socket"} if item.value in _SOCKETS else CALLS_OF_ACTION.get(item.value, ()))
+    return _named(item) if isinstance(item, ir.Text) and item.shape == "exact" else None
+
+
+def _named(item: ir.Text) -> frozenset[str] | None:
+    if item.attribute == "Capability" and item.value:  # the gate tells none
+        return frozenset()
+    if item.attribute == "SystemCall":
+        return frozenset({item.value})
+    if item.attribute == "Action":
+        return frozenset({"socket"} if item.value in _SOCKETS else CALLS_OF_ACTION.get(item.value, ()))
     return None

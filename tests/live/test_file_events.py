@@ -139,10 +139,16 @@ def test_a_release_agent_in_a_hierarchy(container: Shell) -> None:
 
 
 def test_rules_detect_it(sensor: Running, container: Shell) -> None:
-    """However it is done: none of these has an argument that tells."""
-    container.do("x=release; echo 1 > ${x}_agent; d=.claude; mkdir $d; echo '{}' > $d/settings.json")
-    container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir ${n}sh")
-    container.do("echo k > /tmp/k; mv /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x; rm /etc/ld.so.preload")
+    """However it is done: none of these has an argument that tells. A folder that is made just now is looked at a
+    moment later, so that what is done in it is done until it is seen."""
+
+    def again() -> bool:
+        container.do("x=release; echo 1 > ${x}_agent; d=.claude; mkdir -p $d; echo '{}' > $d/settings.json")
+        container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir -p ${n}sh")
+        container.do("echo k > /tmp/k; mv -f /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x")
+        container.do("rm /etc/ld.so.preload")
+        return wanted <= titles()
+
     wanted = {
         "A file that makes the kernel run something is written",
         "The settings of a coding agent are written",
@@ -155,7 +161,7 @@ def test_rules_detect_it(sensor: Running, container: Shell) -> None:
     def titles() -> set[str]:
         return {line["rule"]["title"] for line in sensor.of(container.box, kind="detection")}
 
-    sensor.until(lambda: wanted <= titles(), "all detections")
+    sensor.until(again, "all detections")
 
 
 def test_folders_of_the_configuration(sensor: Running, shell: Shell) -> None:

@@ -16,7 +16,7 @@ from sensor.cli.show import facts, output_option, pairs
 @click.command()
 @config_option
 @output_option
-@click.option("--compiled", is_flag=True, help="Print the Python that decides, and the index that finds it.")
+@click.option("--compiled", is_flag=True, help="Print the Python that decides.")
 @click.argument("rule")
 def show(config_path: str | None, output: str, compiled: bool, rule: str) -> None:
     """Show a rule: what it says of itself, its document and its examples.
@@ -41,7 +41,7 @@ def show(config_path: str | None, output: str, compiled: bool, rule: str) -> Non
 
 
 def source(file: str) -> str:
-    """Of this file's rules alone: their functions, and what the index looks up for them."""
+    """Of this file's rules alone."""
     from sensor.rules.ruleset import load  # noqa: PLC0415
 
     return load([file], None, keep_going=True).source

@@ -24,7 +24,8 @@ from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 
 READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
-FOLDERS_MAX = 256  # working directories of one sandbox that are looked at
+FOLDERS_MAX = 256  # working directories of one sandbox that are remembered; beyond them looks are rationed
+FOLDER_EVERY_NS = 50_000_000
 FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
 AGAIN_AT_ONCE = 4  # of others: at some 10 ms each, 4 % of a core, however many there are
 SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
@@ -38,7 +39,8 @@ _NS = 1_000_000_000
 
 class _Sandbox:
     def __init__(self) -> None:
-        self.asked: set[tuple[int, str]] = set()  # mount namespace and working directory
+        self.asked: dict[tuple[int, str], None] = {}  # mount namespace and working directory, oldest first
+        self.asked_ns = 0
         self.looks = 0
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
@@ -180,9 +182,14 @@ class Files:
         if key in sandbox.asked:
             return
         if len(sandbox.asked) >= FOLDERS_MAX:
-            self._metrics.count("pinfold_file_looks_total", ("passed_over",))
-            return
-        sandbox.asked.add(key)
+            # Who fills the memory first must not go unwatched afterwards, nor take the child from other sandboxes.
+            if made.monotonic_ns - sandbox.asked_ns < FOLDER_EVERY_NS:
+                self._metrics.count("pinfold_file_looks_total", ("passed_over",))
+                self._lose(made.SandboxId, "unwatched", 1)
+                return
+            del sandbox.asked[next(iter(sandbox.asked))]
+        sandbox.asked[key] = None
+        sandbox.asked_ns = made.monotonic_ns
         process = self._enricher.processes.current.get(made.ProcessId)
         if process is None:
             return

@@ -10,7 +10,7 @@ import pytest
 from sensor.configfiles import Files as Settings
 from sensor.files import fanotify
 from sensor.files.fanotify import OVERFLOW
-from sensor.files.files import Files
+from sensor.files.files import FOLDERS_MAX, Files
 from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 from tests.export import samples
@@ -73,3 +73,23 @@ def test_beyond_the_bound_of_marks_nothing_more_is_asked(monkeypatch: pytest.Mon
     assert files.lost[SANDBOX]["files_unwatched"] == 1 and not files.busy
     files.each_second(10**12)  # after a while all are made anew
     assert not files._full and files.busy
+
+
+def test_a_memory_full_of_folders_hides_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanotify, "group", lambda: 99)
+    files = Made()
+
+    def enters(number: int, milliseconds: int) -> bool:
+        """Whether it is to be looked at."""
+        made = samples.process_creation(
+            SandboxId=SANDBOX, CurrentDirectory=f"/{number}", monotonic_ns=milliseconds * 1_000_000
+        )
+        files.observe(made)
+        return (made.MountNamespace, f"/{number}") in files._sandboxes[SANDBOX].asked
+
+    assert all(enters(number, 1) for number in range(FOLDERS_MAX))
+    assert SANDBOX not in files.lost
+    assert not enters(FOLDERS_MAX, 2)  # a flood: what is passed over is a loss, and said
+    assert files.lost[SANDBOX]["files_unwatched"] == 1
+    assert enters(FOLDERS_MAX + 1, 60)
+    assert len(files._sandboxes[SANDBOX].asked) == FOLDERS_MAX

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from sensor.rules import need
@@ -54,12 +56,16 @@ class _Writer:
 
     def source(self) -> str:
         terms = list[str]()
+        later = ""
         always = self.free
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
             if "flag" in of_field:
                 self.fields["of_fields"][attribute] = {value: of_field["flag"].get(value, 0) for value in (False, True)}
+            elif attribute == self.direct and of_field.keys() == {"literal"}:
+                found, later = self._in_two(attribute, of_field["literal"])
+                terms += found
             else:
                 terms += self._term(attribute, of_field)
         for name, fields in self.fields.items():
@@ -75,20 +81,35 @@ class _Writer:
                 f"    m = {' | '.join(terms)}",
                 # Mostly nothing of the first group is there, which spares the others their shifts.
                 "    c = m & first",
+                later,
                 *(f"    if c: c &= m >> {self.count * plane}" for plane in range(1, self.planes)),
                 "    return c",
                 "",
             ]
         )
 
+    def _in_two(self, attribute: str, masks: Masks) -> tuple[list[str], str]:
+        """A branch's first clause is its rarest, and those behind it hold what every other text holds. Most texts are
+        not searched for these: only where a branch is left that has one. Gives the term, and the line for the rest."""
+        first: int = self.tables["first"]
+        rare = {literal: bits & first for literal, bits in masks.items() if bits & first}
+        common = {literal: bits & ~first for literal, bits in masks.items() if bits & ~first}
+        terms, later = list[str](), ""
+        if rare:
+            self.tables[f"of_{attribute}"] = Literals(rare).find
+            terms = [f"of_{attribute}(a.{attribute})"]
+        if common:
+            planes = [bits >> plane * self.count for bits in common.values() for plane in range(1, self.planes)]
+            self.tables["behind"] = reduce(or_, planes) & first
+            self.tables[f"behind_{attribute}"] = Literals(common).find
+            later = f"    if c & behind: m |= behind_{attribute}(a.{attribute})"
+        return terms, later
+
     def _term(self, attribute: str, masks: dict[AtomKind, Masks]) -> list[str]:
         name = f"of_{attribute}"
         if "number" in masks:
             self.tables[name] = masks["number"].get
             return [f"{name}(a.{attribute}, 0)"]
-        if attribute == self.direct:
-            self.tables[name] = Literals(masks["literal"]).find
-            return [f"{name}(a.{attribute})"]
         if masks.keys() == {"network"}:  # a scan repeats none: not together with others
             self.tables[name] = Networks(masks["network"])
             return [f"{name}[a.{attribute}]"]

@@ -180,7 +180,8 @@ class Literals:
         for literal in masks:
             self._set.Add(literal)
         self._set.Compile()
-        self._match = self._set.Match
+        # As the wrapper, which only encodes what is no bytes; where a release has none around it, the same.
+        self._match = getattr(self._set, "_set", self._set).Match
         self._masks = tuple(masks.values())
         self._sets: dict[tuple[int, ...], int] = {}
 

@@ -39,6 +39,7 @@ class Command(Struct, frozen=True):
 class _Template(Struct, frozen=True):
     """A NUL-separated argv of recorded length, and where in it a number goes, a letter or digit each."""
 
+    program: str  # its file's name
     argv: bytes
     places: tuple[int, ...]
     filename: bytes
@@ -119,8 +120,10 @@ class Stream:
             shells.append(self._exec(self._templates[0], who))
         return b"".join(map(framed, shells))
 
-    def lives(self, count: int, lasting: bool = False) -> Lives:
+    def lives(self, count: int, lasting: bool = False, programs: frozenset[str] = frozenset()) -> Lives:
+        """`programs`: of these names alone, where not of all."""
         lives = Lives([], [], [], [])
+        templates = [each for each in self._templates if not programs or each.program in programs]
         for number in range(self._next, self._next + count):
             self._time_ns += _BETWEEN
             parent = _PARENTS + number % _PARENT_COUNT
@@ -134,7 +137,7 @@ class Stream:
             )
             lives.who.append(who)
             lives.forks.append(framed(_fork(who)))
-            lives.execs.append(framed(self._exec(self._templates[number % len(self._templates)], who)))
+            lives.execs.append(framed(self._exec(templates[number % len(templates)], who)))
             lives.exits.append(framed(_exit(who)))
         self._next += count
         return lives
@@ -195,7 +198,12 @@ def _template(command: Command) -> _Template:
     for place in places:  # what differs in these alone is one template
         argv[place] = _ALPHABET[0]
     return _Template(
-        bytes(argv), places, command.filename.encode() + b"\0", _leaf_first(command.image), _leaf_first(command.cwd)
+        command.image.rpartition("/")[2],
+        bytes(argv),
+        places,
+        command.filename.encode() + b"\0",
+        _leaf_first(command.image),
+        _leaf_first(command.cwd),
     )
 
 

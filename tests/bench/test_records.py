@@ -63,3 +63,9 @@ def test_the_birth_is_read_with_its_path() -> None:
 def test_frames_are_padded_as_the_ring_has_them() -> None:
     assert framed(b"123") == b"\x03\0\0\0\0\0\0\0" + b"123\0\0\0\0\0"
     assert len(framed(b"12345678")) == 16
+
+
+def test_lives_can_be_of_some_programs_alone() -> None:
+    area = b"".join(Stream().lives(600, programs=frozenset({"curl", "git"})).execs)
+    images = {record.image_path.split(b"\0")[0] for record in records(area)}
+    assert images == {b"curl", b"git"}

@@ -215,7 +215,7 @@ class Line:
     def connects_alone(self, count: int) -> float:
         """Network events a second, of processes that live on."""
         if self.connects is None:
-            lives = self.stream.lives(connects.PROCESSES, lasting=True)
+            lives = self.stream.lives(connects.PROCESSES, lasting=True, programs=connects.PROGRAMS)
             self.feed(b"".join(lives.forks + lives.execs))
             self.connects = connects.Connects(lives)
         before = self.told(NetworkConnection.category)

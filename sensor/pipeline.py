@@ -41,8 +41,10 @@ from sensor.rules.unit import Rule
 
 Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
-# Most of all records: what stands for nothing but its activity.
+# Most of all other records: what stands for nothing but its activity.
 _PLAIN = (layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt)
+_SPLIT: dict[int, type[Any]] = {layouts.Type.EXEC: layouts.Exec, layouts.Type.CONNECT: layouts.Connect}
+_SANDBOX_ID = layouts.Exec.__struct_fields__.index("sandbox_id")  # the same in every record
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
 
@@ -97,8 +99,9 @@ class Pipeline:
         now: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.decoder = Decoder()
+        self.decoder = Decoder(split=True)
         self.enricher = enricher
+        self._of_split = enricher.of_split
         self._plain = {kind: enricher.handlers[kind] for kind in _PLAIN}
         self.engine = engine
         self.correlating = Correlating(engine, metrics, now, monotonic)
@@ -111,6 +114,7 @@ class Pipeline:
         self.watched = watched
         self.network = network
         self.detectors = network.detectors
+        self._detecting = self.detectors.handlers
         self.guard: Guard | None = None  # made later; without one nothing is contained
         self.utc_ns = 0  # of the last tick
         self.beside: Callable[[AnyActivity | SandboxChange], None] | None = None  # hears what is told without a record
@@ -148,8 +152,17 @@ class Pipeline:
     def take(self, buffer: Buffer, at: int, length: int, generation: int, position: int) -> None:
         """A record of `length` bytes at `at`. Never raises for anything a sandbox put into it."""
         record: Any = self.decoder.decode(buffer, at, length)
-        if record is None:
+        if type(record) is not tuple:
+            if record is not None:
+                self._take_record(record, generation, position)
             return
+        members = record[0]
+        if members[_SANDBOX_ID] == self.aside_id:
+            self.aside.append(_SPLIT[members[0]](*members, *record[1:]))
+        else:
+            self._take(self._of_split[members[0]](record, generation, position))
+
+    def _take_record(self, record: Any, generation: int, position: int) -> None:
         if record.sandbox_id == self.aside_id:
             self.aside.append(record)
             return
@@ -236,17 +249,17 @@ class Pipeline:
         else:
             self.tell(activity)
         kind = type(activity)
-        if (
-            kind is not ProcessCreation and kind is not NetworkConnection
-        ):  # most of all, and none of a network's business
-            self.network.observe(activity)
-        if self.files is not None:
-            self.files.observe(activity)
-        if self.guard is not None:
-            self.guard.observe(activity)
-        if behaviors := self.detectors.observe(activity):
+        if kind is not NetworkConnection:  # most of all, and nobody else's business
+            if kind is not ProcessCreation:
+                self.network.observe(activity)
+            if self.files is not None:
+                self.files.observe(activity)
+            if self.guard is not None:
+                self.guard.observe(activity)
+        detect = self._detecting.get(kind)
+        if detect is not None and (behaviors := detect(activity)):
             self._last = (generation, position)
-            self._derived(behaviors)
+            self._derived(self.detectors.numbered(behaviors, activity))
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:
         for behavior in behaviors:

@@ -34,10 +34,6 @@ class _Window:
         self.old = array("Q")
         self.hosts = [0, 0]  # public and private, without loopback
 
-    def fresh(self, key: int, now_ns: int) -> bool:
-        """Met in this half already: the longer window has it then, too."""
-        return now_ns - self.began_ns <= self.half_ns and _has(self.now, key)
-
     def knows(self, key: int, now_ns: int) -> bool:
         if now_ns - self.began_ns > self.half_ns:
             self._turn(now_ns)
@@ -58,7 +54,7 @@ class _Window:
 
     def ports(self, key: int) -> int:
         """Of the key's host."""
-        first, last = key >> 32 << 32, key | 0xFFFFFFFF
+        first, last = key >> 32 << 32, key | _HASH
         return sum(bisect_right(half, last) - bisect_left(half, first) for half in (self.now, self.old) if half)
 
     def _turn(self, now_ns: int) -> None:
@@ -75,12 +71,10 @@ class _Window:
             host = key >> 32
 
 
-def _key(host: str, port: int, private: bool) -> int:
-    """Salted, as every hash of text here: nobody outside can make two hosts one."""
-    return (hash(host) & 0xFFFFFFFF) << 32 | port << 1 | private
-
-
-_LOOPBACK = _key(LOOPBACK, 0, private=False) >> 32
+# A pair's key is its host's hash, its port, and whether it is private. Salted, as every hash of text here: nobody
+# outside can make two hosts one.
+_HASH = 0xFFFFFFFF
+_LOOPBACK = hash(LOOPBACK) & _HASH
 
 
 def _has(half: array[int], key: int) -> bool:
@@ -110,14 +104,19 @@ class FanOut:
     def reached(self, event: Event) -> list[NetworkBehavior]:
         """A connect or an initiated flow, over IP."""
         state = self._sandboxes.get(event.SandboxId)
-        if event.monotonic_ns <= state.full_until_ns:
-            self._counters["fan_out_windows_full"] += len(state.windows)
+        now_ns = event.monotonic_ns
+        windows = state.windows
+        if now_ns <= state.full_until_ns:
+            self._counters["fan_out_windows_full"] += len(windows)
             return []
         host = LOOPBACK if event.DestinationIsLoopback else event.DestinationIp
-        key = _key(host, event.DestinationPort, event.DestinationIsPrivate)
-        windows = state.windows
-        if not windows[0].full and windows[0].fresh(key, event.monotonic_ns):
-            return []
+        key = (hash(host) & _HASH) << 32 | event.DestinationPort << 1 | event.DestinationIsPrivate
+        first = windows[0]
+        if not first.full and now_ns - first.began_ns <= first.half_ns:
+            # Most are met in this half already; the longer window has them then, too.
+            at = bisect_left(first.now, key)
+            if at < len(first.now) and first.now[at] == key:
+                return []
         produced = []
         for window in windows:
             if window.knows(key, event.monotonic_ns):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import astuple
+
 from sensor.enrich.addresses import PROTOCOLS, Addresses
 from sensor.enrich.clock import Timeline
 from sensor.enrich.devices import BLOCK, VERDICTS, access_text, class_name, prior_name, verdict_name
@@ -12,13 +14,11 @@ from sensor.enrich.sandboxes.registry import Registry
 from sensor.enrich.text import Raw, replaced
 from sensor.enrich.users import Users
 from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessTermination
-from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag
+from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag, Split
 
 _REPEAT = int(Flag.REPEAT)
+_VERDICTS = len(VERDICTS)
 _ACCESS = tuple(access_text(bits) for bits in range(8))
-
-# Protocol; whether the sandbox began it; address, port, IPv6, host name, unix path, loopback, private
-_Destination = tuple[str, bool, str, int, bool, str, str, bool, bool]
 
 
 class Actions:
@@ -51,40 +51,47 @@ class Actions:
         return ProcessTermination(*fields, (r.exit_code >> 8) & 0xFF, r.exit_code & 0x7F)
 
     def connect(self, r: Connect, generation: int, position: int) -> NetworkConnection:
+        return self.connected((astuple(r),), generation, position)
+
+    def connected(self, split: Split, generation: int, position: int) -> NetworkConnection:
         """All in one: a sandbox that connects has this run more often than all else but execs."""
-        t = r.time_ns
-        sandbox_id = r.sandbox_id
-        tgid = r.tgid
-        to = self._addresses.get((r.family, r.address)) or self.addresses.get(r.family, r.address)
+        (
+            _, flags, _, t, sandbox_id, cgroup_id, tgid, _, exec_id, _, _, cookie, count, first_ns, last_ns,
+            maker_tgid, uid, family, port, protocol, verdict, _, packed,
+        ) = split[0]  # fmt: skip
+        to = self._addresses.get((family, packed)) or self.addresses.get(family, packed)
         name = self._name_of(sandbox_id, to.text, t) if sandbox_id in self._named else ""
         time = self._timeline
         utc = t + time.offset if time.start <= t < time.end else time.utc(t)
         sandbox = self._by_id.get(sandbox_id) or self._sandboxes.get(sandbox_id)
-        user = self._user_names.get(r.uid) or self._users.name(r.uid)
+        user = self._user_names.get(uid) or self._users.name(uid)
+        protocol_name = PROTOCOLS.get(protocol) or f"ip:{protocol}"
+        verdict_told = VERDICTS[verdict] if verdict < _VERDICTS else "unknown"
         process = self._current.get(tgid)
-        if process is None or process.exec_id != r.exec_id or not process.guid or process.parent is None:
-            process, before = self._processes.actor(tgid, r.exec_id, sandbox_id)
-            where = (generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, tgid)
-            destination = (
-                PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}", True, to.text, r.port, to.is_ipv6, name, "",
-                to.is_loopback, to.is_private,
+        if process is None or process.exec_id != exec_id or not process.guid or process.parent is None:
+            process, before = self._processes.actor(tgid, exec_id, sandbox_id)
+            where = (generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid)
+            return NetworkConnection(
+                *common(where, process, user, before=before),
+                protocol_name, True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
+                verdict_told, count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
             )  # fmt: skip
-            return _connection(r, common(where, process, user, before=before), destination, r.cookie)
-        parent, entry, verdict = process.parent, process.entry, r.verdict
+        parent, entry = process.parent, process.entry
         return NetworkConnection(
-            generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, tgid,
+            generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid,
             process.guid, process.image, process.command_line, process.cwd, user,
             parent.tgid, parent.image, parent.command_line, entry.image, entry.command_line, False, process.raw,
-            PROTOCOLS.get(r.protocol) or f"ip:{r.protocol}", True, to.text, r.port, to.is_ipv6, name, "",
-            to.is_loopback, to.is_private, "", 0,
-            VERDICTS[verdict] if verdict < len(VERDICTS) else "unknown",
-            r.count, r.first_ns, r.last_ns, r.flags & _REPEAT != 0, r.cookie, r.maker_tgid or tgid,
+            protocol_name, True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
+            verdict_told, count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
         )  # fmt: skip
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
         path, added = unix_path(r.target)
-        destination = ("unix", True, "", 0, False, "", path, True, True)
-        return _connection(r, self._of_actor(r, generation, position, added), destination, 0)
+        return NetworkConnection(
+            *self._of_actor(r, generation, position, added),
+            "unix", True, "", 0, False, "", path, True, True, "", 0,
+            verdict_name(r.verdict), r.count, r.first_ns, r.last_ns, r.flags & _REPEAT != 0, 0, r.maker_tgid or r.tgid,
+        )  # fmt: skip
 
     def device(self, r: DeviceAttempt, generation: int, position: int) -> DeviceAccess:
         return DeviceAccess(
@@ -114,22 +121,6 @@ class Actions:
         sandbox = self._sandboxes.get(r.sandbox_id)
         utc = self._timeline.utc(t)
         return (generation, position, utc, t, r.sandbox_id, sandbox.name, sandbox.class_, r.cgroup_id, r.tgid)
-
-
-def _connection(r: Connect | ConnectUnix, fields: Common, to: _Destination, cookie: int) -> NetworkConnection:
-    return NetworkConnection(
-        *fields,
-        *to,
-        "",
-        0,
-        verdict_name(r.verdict),
-        r.count,
-        r.first_ns,
-        r.last_ns,
-        r.flags & _REPEAT != 0,
-        cookie,
-        r.maker_tgid or r.tgid,
-    )
 
 
 def unix_path(target: bytes) -> tuple[str, Raw]:

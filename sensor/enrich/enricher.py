@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from sensor.config import Config
 from sensor.enrich.actions import Actions
@@ -21,7 +22,7 @@ from sensor.enrich.existing import Existing, ExistingScan
 from sensor.enrich.flows import FlowActivity, Flows
 from sensor.enrich.names import Names
 from sensor.enrich.outside import Outside
-from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, guid_of, shortened
+from sensor.enrich.processes import SHORT_BYTES, Process, ProcessTable, shortened
 from sensor.enrich.sandboxes.attributes import AttributeStore
 from sensor.enrich.sandboxes.named import HostFiles
 from sensor.enrich.sandboxes.registry import Registry, Sandbox
@@ -42,6 +43,7 @@ from sensor.events.layouts import (
     Flag,
     Fork,
     Move,
+    Split,
     Type,
 )
 
@@ -58,6 +60,7 @@ _KILLED = int(Flag.KILLED)
 _PATHS_CUT = int(File.IMAGE_CUT | File.CWD_CUT)
 _IMAGE_CUT = int(File.IMAGE_CUT)
 _CWD_CUT = int(File.CWD_CUT)
+_SHORT_RECORD = SHORT_BYTES  # its texts are shorter than the whole
 
 
 def _file_facts(flags: int) -> tuple[bool, bool, bool, bool, bool, bool]:
@@ -132,6 +135,11 @@ class Enricher:
             layouts.SensorAccess: self.escapes.access,
             layouts.SystemCall: self._calls.call,
         }
+        # By type of record: what a layouts.Split goes to.
+        self.of_split: dict[int, Callable[[Split, int, int], AnyActivity]] = {
+            Type.EXEC: self._executed,
+            Type.CONNECT: self._actions.connected,
+        }
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:
         """What a record of sensor/events/layouts.py means. None where it only changes state."""
@@ -186,135 +194,102 @@ class Enricher:
     # Processes.
 
     def _exec(self, r: Exec, generation: int, position: int) -> ProcessCreation:
-        t = r.time_ns
+        *members, argv, filename, image_path, cwd_path = astuple(r)
+        return self._executed((members, argv, filename, image_path, cwd_path), generation, position)
+
+    def _executed(self, split: Split, generation: int, position: int) -> ProcessCreation:  # noqa: PLR0912, PLR0915
+        """All in one: nothing runs more often, and each call would cost it a hundredth."""
+        members, argv, filename, image_path, cwd_path = split
+        (
+            _, flags, size, t, sandbox_id, cgroup_id, tgid, _, exec_id, start_ns, parent_start_ns, inode, _,
+            parent_tgid, uid, euid, _, device, _, file_flags, pid_ns, mnt_ns, net_ns, user_ns, _, _, _,
+            stdin_inode, stdout_inode, stderr_inode, changed, stdin, stdout, stderr, denied,
+        ) = members  # fmt: skip
         time = self.timeline
         utc = t + time.offset if time.start <= t < time.end else time.utc(t)
-        sandbox_id = r.sandbox_id
         sandbox = self._by_id.get(sandbox_id) or self.sandboxes.get(sandbox_id)
-        tgid = r.tgid
         process = self._current.get(tgid)
-        if process is None or process.start_ns != r.start_ns:
-            process = self.processes.at_exec(r)
+        if process is None or process.start_ns != start_ns:
+            ids = (tgid, start_ns, exec_id, sandbox_id, cgroup_id, parent_tgid)
+            process = self.processes.at_exec(ids, parent_start_ns)
         raw: Raw = None
-        flags = r.file_flags
-        image = self._find_image(r.image_path)
+        image = self._find_image(image_path)
         if image is None:
-            image, raw = self._images.convert(r.image_path, "Image", raw)
-        cwd = self._find_folder(r.cwd_path)
+            image, raw = self._images.convert(image_path, "Image", raw)
+        cwd = self._find_folder(cwd_path)
         if cwd is None:
-            cwd, raw = self._folders.convert(r.cwd_path, "CurrentDirectory", raw)
-        if flags & _PATHS_CUT:
-            image = marked_cut(image) if flags & _IMAGE_CUT else image
-            cwd = marked_cut(cwd) if flags & _CWD_CUT else cwd
-        argv = r.argv
+            cwd, raw = self._folders.convert(cwd_path, "CurrentDirectory", raw)
+        if file_flags & _PATHS_CUT:
+            image = marked_cut(image) if file_flags & _IMAGE_CUT else image
+            cwd = marked_cut(cwd) if file_flags & _CWD_CUT else cwd
         try:  # as `command_line`, which takes what is not UTF-8
             line = (argv[:-1] if argv[-1:] == b"\0" else argv).replace(b"\0", b" ").decode()
         except UnicodeDecodeError:
             line, raw = command_line(argv, raw)
-        user = self._user_names.get(r.uid) or self.users.name(r.uid)
+        user = self._user_names.get(uid) or self.users.name(uid)
 
-        guid = process.guid
-        if not guid:
-            guid = process.guid = guid_of(tgid, r.start_ns)
-        self._run(process, r, image, line, raw)
+        # The program that it runs now, and for late repeats the one before.
+        if process.image:
+            if process.long_bytes:
+                process.before = (process.exec_id, process.image, shortened(process.command_line), None)
+            else:
+                process.before = (process.exec_id, process.image, process.command_line, process.raw)
+        process.exec_id = exec_id
+        process.cgroup_id = cgroup_id
+        process.image = image
+        process.image_file = self._files.get((device, inode)) or self._file(device, inode)
+        process.command_line = line
         process.cwd = cwd
         process.user = user
+        process.raw = raw
+        process.executed_inside = True
+        if size > _SHORT_RECORD or process.long_bytes:
+            self.processes.weigh(process, len(argv) + len(image_path) + len(cwd_path))
+        guid = process.guid
+        if not guid:
+            guid = process.guid = f"{tgid}-{start_ns}"  # as guid_of
         entry = process.entry
         if not entry.settled and entry.tgid == tgid:
             entry.settled = True
             entry.image = image
             entry.command_line = line[:ENTRY_LINE_MAX]
 
-        told = self._find_invoked(r.filename)
+        told = self._find_invoked(filename)
         if told is None:
-            told, raw = self._told(r.filename, raw)
+            told, raw = self._told(filename, raw)
         parent = process.parent
         if parent is None:
-            parent_tgid, parent_image, parent_line = self._parent_outside(process, r)
+            parent_tgid, parent_image, parent_line = self._parent_outside(process, parent_tgid, parent_start_ns)
         else:
             parent_tgid, parent_image, parent_line = parent.tgid, parent.image, parent.command_line
-        deleted, memfd, tmpfs, writable, setid, cut = _FILE_FACTS[flags & 511]
-        denied, stdin, stdout, stderr = r.denied, r.stdin_kind, r.stdout_kind, r.stderr_kind
+        deleted, memfd, tmpfs, writable, setid, cut = _FILE_FACTS[file_flags & 511]
         return ProcessCreation(
-            generation,
-            position,
-            utc,
-            t,
-            sandbox_id,
-            sandbox.name,
-            sandbox.class_,
-            r.cgroup_id,
-            tgid,
-            guid,
-            image,
-            line,
-            cwd,
-            user,
-            parent_tgid,
-            parent_image,
-            parent_line,
-            entry.image,
-            entry.command_line,
-            False,
-            raw,
-            argv,
-            told,
-            r.uid,
-            r.euid,
-            r.device,
-            r.inode,
-            r.changed,
-            deleted,
-            memfd,
-            tmpfs,
-            writable,
-            setid,
-            cut,
-            r.pid_ns,
-            r.mnt_ns,
-            r.net_ns,
-            r.user_ns,
-            r.flags & _KILLED != 0,
-            DENIED[denied] if denied < _DENIED else "unknown",
+            generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid, guid,
+            image, line, cwd, user, parent_tgid, parent_image, parent_line, entry.image, entry.command_line, False, raw,
+            argv, told, uid, euid, device, inode, changed, deleted, memfd, tmpfs, writable, setid, cut,
+            pid_ns, mnt_ns, net_ns, user_ns, flags & _KILLED != 0, DENIED[denied] if denied < _DENIED else "unknown",
             STREAMS[stdin] if stdin < _STREAMS else "other",
             STREAMS[stdout] if stdout < _STREAMS else "other",
             STREAMS[stderr] if stderr < _STREAMS else "other",
-            r.stdin_inode,
-            r.stdout_inode,
-            r.stderr_inode,
-        )
+            stdin_inode, stdout_inode, stderr_inode,
+        )  # fmt: skip
 
-    def _run(self, process: Process, r: Exec, image: str, line: str, raw: Raw) -> None:
-        """Note the program that the process runs now, and for late repeats the one before."""
-        if process.image:
-            if process.long_bytes:
-                process.before = (process.exec_id, process.image, shortened(process.command_line), None)
-            else:
-                process.before = (process.exec_id, process.image, process.command_line, process.raw)
-        process.exec_id = r.exec_id
-        process.cgroup_id = r.cgroup_id
-        process.image = image
-        file = (r.device, r.inode)
-        process.image_file = self._files.setdefault(file, file)
-        process.command_line = line
-        process.raw = raw
-        process.executed_inside = True
-        size = len(r.argv) + len(r.image_path) + len(r.cwd_path)
-        if size > SHORT_BYTES or process.long_bytes:
-            self.processes.weigh(process, size)
-        if len(self._files) > FILES_KEPT:
+    def _file(self, device: int, inode: int) -> FileId:
+        if len(self._files) >= FILES_KEPT:
             self._files.clear()
+        file = self._files[device, inode] = device, inode
+        return file
 
     def _told(self, filename: bytes, raw: Raw) -> tuple[str, Raw]:
         """ImageInvoked. The process keeps its own `raw`, so what is added goes into a copy."""
         told, added = self._invoked.convert(filename, "ImageInvoked", None)
         return told, {**(raw or {}), **added} if added else raw
 
-    def _parent_outside(self, process: Process, r: Exec) -> tuple[int, str, str]:
+    def _parent_outside(self, process: Process, tgid: int, start_ns: int) -> tuple[int, str, str]:
         if not process.parent_tgid:
-            process.parent_tgid = r.parent_tgid
-        if not process.parent_image and process.parent_tgid == r.parent_tgid:
-            process.parent_image = self.outside.image(r.parent_tgid, r.parent_start_ns)
+            process.parent_tgid = tgid
+        if not process.parent_image and process.parent_tgid == tgid:
+            process.parent_image = self.outside.image(tgid, start_ns)
         return process.parent_tgid, process.parent_image, ""
 
     def _fork(self, r: Fork, _generation: int, _position: int) -> None:

@@ -16,7 +16,7 @@ from collections import Counter
 from msgspec import Struct
 
 from sensor.enrich.text import CUT, Raw
-from sensor.events.layouts import Exec, Exit, Fork, Move
+from sensor.events.layouts import Exit, Fork, Move
 
 TICK_NS = 10_000_000  # /proc/PID/stat field 22 is in USER_HZ, 100 a second on every Linux ABI
 LINEAGE_MAX = 128
@@ -28,6 +28,7 @@ LONG_MAX_BYTES = 4 * 1024 * 1024  # of longer ones in one sandbox; beyond, what 
 CUT_CHARACTERS = 256
 
 Key = tuple[int, int]
+Ids = tuple[int, int, int, int, int, int]  # a Process's first six
 
 
 class EntryProgram(Struct, gc=False):
@@ -152,7 +153,10 @@ class ProcessTable:
         if child is not None and same_start(child.start_ns, record.start_ns):
             return None
         parent = self.known(record.parent_tgid, record.parent_start_ns)
-        made = self._make(record, parent)
+        ids = (
+            record.tgid, record.start_ns, record.exec_id, record.sandbox_id, record.cgroup_id, record.parent_tgid
+        )  # fmt: skip
+        made = self._make(ids, parent)
         if parent is not None:
             made.image = parent.image
             made.image_file = parent.image_file
@@ -165,15 +169,16 @@ class ProcessTable:
                 self.weigh(made, parent.long_bytes)
         return made
 
-    def at_exec(self, record: Exec) -> Process:
+    def at_exec(self, ids: Ids, parent_start_ns: int) -> Process:
         """Whoever executes; made where no fork was seen. The caller sets what it runs."""
-        process = self.current.get(record.tgid)
-        if process is not None and same_start(process.start_ns, record.start_ns):
-            if process.start_ns != record.start_ns and process.start_ns % TICK_NS == 0:
-                process.guid = process.guid or guid_of(record.tgid, process.start_ns)
-                process.start_ns = record.start_ns
+        tgid, start_ns = ids[:2]
+        process = self.current.get(tgid)
+        if process is not None and same_start(process.start_ns, start_ns):
+            if process.start_ns != start_ns and process.start_ns % TICK_NS == 0:
+                process.guid = process.guid or guid_of(tgid, process.start_ns)
+                process.start_ns = start_ns
             return process
-        return self._make(record, self.known(record.parent_tgid, record.parent_start_ns))
+        return self._make(ids, self.known(ids[5], parent_start_ns))
 
     def moved(self, record: Move) -> Process:
         """A process that crossed a sandbox's border, or a nested cgroup's."""
@@ -262,15 +267,10 @@ class ProcessTable:
             return None
         return group.exited.get((tgid, exec_id)) or group.parents.get((tgid, exec_id))
 
-    def _make(self, record: Exec | Fork, parent: Process | None) -> Process:
-        tgid = record.tgid
-        start_ns = record.start_ns
-        sandbox_id = record.sandbox_id
-        inside = parent is not None and parent.sandbox_id == sandbox_id
-        entry = parent.entry if inside and parent is not None else EntryProgram(tgid, start_ns)
-        return self._insert(
-            Process(tgid, start_ns, record.exec_id, sandbox_id, record.cgroup_id, record.parent_tgid, parent, entry)
-        )
+    def _make(self, ids: Ids, parent: Process | None) -> Process:
+        inside = parent is not None and parent.sandbox_id == ids[3]
+        entry = parent.entry if inside and parent is not None else EntryProgram(ids[0], ids[1])
+        return self._insert(Process(*ids, parent, entry))
 
     def _insert(self, process: Process) -> Process:
         tgid = process.tgid

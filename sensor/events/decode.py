@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from struct import Struct as PackedStruct
+from typing import Any
 
-from msgspec import Struct
-
-from sensor.events.layouts import HEADER_SIZE, READERS, Buffer, ShortRecord
+from sensor.events.layouts import HEADER_SIZE, READERS, SPLITTERS, Buffer, ShortRecord
 
 _START = PackedStruct("<HHI")
 
 
 class Decoder:
-    """`counters` has `unknown_type`, `short` and `corrupt`, the reasons of lost events of this stage."""
+    """`counters` has `unknown_type`, `short` and `corrupt`, the reasons of lost events of this stage. `split`: records
+    that are most of all come as a layouts.Split, and only the others as a Struct."""
 
-    def __init__(self) -> None:
+    def __init__(self, split: bool = False) -> None:
         self.counters: Counter[str] = Counter()
+        self._readers: dict[int, tuple[int, Any]] = dict(READERS)
+        if split:
+            self._readers |= {kind: (READERS[kind][0], read) for kind, read in SPLITTERS.items()}
 
-    def decode(self, buffer: Buffer, at: int, length: int) -> Struct | None:
+    def decode(self, buffer: Buffer, at: int, length: int) -> Any:
         """The record of `length` bytes at `at`, or None."""
         if length < HEADER_SIZE:
             self.counters["short"] += 1
             return None
         kind, _, size = _START.unpack_from(buffer, at)
-        entry = READERS.get(kind)
+        entry = self._readers.get(kind)
         if entry is None:
             self.counters["unknown_type"] += 1
             return None

@@ -41,6 +41,8 @@ RECORDS = {
     "PF_TYPE_SENSOR_ACCESS": "pf_sensor_access",
     "PF_TYPE_SYSTEM_CALL": "pf_system_call",
 }
+# Most of all records: their members go on as tuples, since a Struct in between costs a twentieth of an event.
+SPLIT = ("PF_TYPE_EXEC", "PF_TYPE_CONNECT")
 
 
 class LayoutError(Exception):
@@ -132,27 +134,45 @@ def _record(layout: Layout) -> list[str]:
         text.append(f'_{layout.name.upper()}_FIXED = PackedStruct("{_passing(layout, lengths=True)}")')
         text.append(f'_{layout.name.upper()}_TAILS = PackedStruct("{_passing(layout, lengths=False)}")')
     text += ["", ""]
+    if tails or any(RECORDS[kind] == layout.name for kind in SPLIT):
+        text += _split(layout)
     function = layout.name.removeprefix("pf_")
     text.append(f"def read_{function}(buffer: Buffer, at: int) -> {name}:")
     if not tails:
         text += [f"    return {name}(*_{layout.name.upper()}.unpack_from(buffer, at))", "", ""]
         return text
+    return [
+        *text,
+        f"    members, *tails = split_{function}(buffer, at)",
+        f"    return {name}(*members, *tails)",
+        "",
+        "",
+    ]
+
+
+def _split(layout: Layout) -> list[str]:
+    """The function that gives a record's members and its tails."""
+    kept = [name for name, _, kind in layout.members if kind and not name.endswith("_len")]
+    tails = layout.tails
+    function, packed = layout.name.removeprefix("pf_"), f"_{layout.name.upper()}"
+    text = [f"def split_{function}(buffer: Buffer, at: int) -> Split:"]
+    if not tails:
+        return [*text, f"    return ({packed}.unpack_from(buffer, at),)", "", ""]
     counts = ", ".join(f"n{index}" for index in range(len(tails)))
     # The members by one call and its result as it is: forty names on their way cost more than a second unpacking.
     text += [
-        f"    {counts if len(tails) > 1 else f'({counts},)'} = _{layout.name.upper()}_TAILS.unpack_from(buffer, at)",
+        f"    {counts if len(tails) > 1 else f'({counts},)'} = {packed}_TAILS.unpack_from(buffer, at)",
         f"    a0 = at + {layout.size}",
     ]
     text += [f"    a{index + 1} = a{index} + n{index}" for index in range(len(tails))]
     text += [
-        f"    fixed = _{layout.name.upper()}_FIXED.unpack_from(buffer, at)",
-        f"    if a{len(tails)} - at > fixed[{[name for name, _ in kept].index('size')}]:",
+        f"    members = {packed}_FIXED.unpack_from(buffer, at)",
+        f"    if a{len(tails)} - at > members[{kept.index('size')}]:",
         "        raise ShortRecord",
-        f"    return {name}(  # type: ignore[call-arg]",
-        "        *fixed,",
+        f"    return members, {', '.join(f'buffer[a{index}:a{index + 1}]' for index in range(len(tails)))}",
+        "",
+        "",
     ]
-    text += [f"        buffer[a{index}:a{index + 1}]," for index in range(len(tails))]
-    text += ["    )", "", ""]
     return text
 
 
@@ -171,10 +191,12 @@ def generate(text: str) -> str:
         "from enum import IntEnum, IntFlag",
         "from mmap import mmap",
         "from struct import Struct as PackedStruct",
+        "from typing import Any",
         "",
         "from msgspec import Struct",
         "",
         "Buffer = bytes | mmap  # slices of which are bytes",
+        "Split = tuple[Any, ...]  # a tuple of the fixed members, then each tail",
         f"ABI = {abi.group(1)}",
         "",
         "",
@@ -198,6 +220,9 @@ def generate(text: str) -> str:
     out.append("READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {")
     for member, struct in RECORDS.items():
         out.append(f"    {types[member]}: ({structs[struct].size}, read_{struct.removeprefix('pf_')}),")
+    out += ["}", "# Record type → what gives its members and tails without a Struct."]
+    out.append("SPLITTERS: dict[int, Callable[[Buffer, int], Split]] = {")
+    out += [f"    {types[member]}: split_{RECORDS[member].removeprefix('pf_')}," for member in SPLIT]
     out += ["}", "# Record type → its tails, each with the place of its length among what the whole format gives."]
     out.append("TAILS: dict[int, dict[str, int]] = {")
     for member, struct in RECORDS.items():

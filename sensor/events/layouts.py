@@ -6,10 +6,12 @@ from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from mmap import mmap
 from struct import Struct as PackedStruct
+from typing import Any
 
 from msgspec import Struct
 
 Buffer = bytes | mmap  # slices of which are bytes
+Split = tuple[Any, ...]  # a tuple of the fixed members, then each tail
 ABI = 5
 
 
@@ -221,23 +223,22 @@ _PF_EXEC_FIXED = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4x2x2x2x2x")
 _PF_EXEC_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x4x4x4x4x4x4x4x4x4x4x4x4x4x4x8x8x8x8x1x1x1x1x4xHHHH")
 
 
-def read_exec(buffer: Buffer, at: int) -> Exec:
+def split_exec(buffer: Buffer, at: int) -> Split:
     n0, n1, n2, n3 = _PF_EXEC_TAILS.unpack_from(buffer, at)
     a0 = at + 184
     a1 = a0 + n0
     a2 = a1 + n1
     a3 = a2 + n2
     a4 = a3 + n3
-    fixed = _PF_EXEC_FIXED.unpack_from(buffer, at)
-    if a4 - at > fixed[2]:
+    members = _PF_EXEC_FIXED.unpack_from(buffer, at)
+    if a4 - at > members[2]:
         raise ShortRecord
-    return Exec(  # type: ignore[call-arg]
-        *fixed,
-        buffer[a0:a1],
-        buffer[a1:a2],
-        buffer[a2:a3],
-        buffer[a3:a4],
-    )
+    return members, buffer[a0:a1], buffer[a1:a2], buffer[a2:a3], buffer[a3:a4]
+
+
+def read_exec(buffer: Buffer, at: int) -> Exec:
+    members, *tails = split_exec(buffer, at)
+    return Exec(*members, *tails)
 
 
 class Fork(Struct, frozen=True, gc=False):
@@ -311,17 +312,19 @@ _PF_CGROUP_FIXED = PackedStruct("<HHIQQQIIQQI2x2x")
 _PF_CGROUP_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x4xH2x")
 
 
-def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
+def split_cgroup(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_CGROUP_TAILS.unpack_from(buffer, at)
     a0 = at + 64
     a1 = a0 + n0
-    fixed = _PF_CGROUP_FIXED.unpack_from(buffer, at)
-    if a1 - at > fixed[2]:
+    members = _PF_CGROUP_FIXED.unpack_from(buffer, at)
+    if a1 - at > members[2]:
         raise ShortRecord
-    return Cgroup(  # type: ignore[call-arg]
-        *fixed,
-        buffer[a0:a1],
-    )
+    return members, buffer[a0:a1]
+
+
+def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
+    members, *tails = split_cgroup(buffer, at)
+    return Cgroup(*members, *tails)
 
 
 class Move(Struct, frozen=True, gc=False):
@@ -381,6 +384,10 @@ class Connect(Struct, frozen=True, gc=False):
 _PF_CONNECT = PackedStruct("<HHIQQQIIQQQQQQQIIHHBBB1x16s")
 
 
+def split_connect(buffer: Buffer, at: int) -> Split:
+    return (_PF_CONNECT.unpack_from(buffer, at),)
+
+
 def read_connect(buffer: Buffer, at: int) -> Connect:
     return Connect(*_PF_CONNECT.unpack_from(buffer, at))
 
@@ -413,17 +420,19 @@ _PF_CONNECT_UNIX_FIXED = PackedStruct("<HHIQQQIIQQQQQQIIB5x2x")
 _PF_CONNECT_UNIX_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x8x4x4x1x5xH")
 
 
-def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
+def split_connect_unix(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_CONNECT_UNIX_TAILS.unpack_from(buffer, at)
     a0 = at + 104
     a1 = a0 + n0
-    fixed = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
-    if a1 - at > fixed[2]:
+    members = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
+    if a1 - at > members[2]:
         raise ShortRecord
-    return ConnectUnix(  # type: ignore[call-arg]
-        *fixed,
-        buffer[a0:a1],
-    )
+    return members, buffer[a0:a1]
+
+
+def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
+    members, *tails = split_connect_unix(buffer, at)
+    return ConnectUnix(*members, *tails)
 
 
 class DeviceAttempt(Struct, frozen=True, gc=False):
@@ -569,17 +578,19 @@ _PF_PAYLOAD_FIXED = PackedStruct("<HHIQQQIIQQQIIIHHHBBBB2x16s16s")
 _PF_PAYLOAD_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x4x4x4x2x2x2x1x1x1x1xH16x16x")
 
 
-def read_payload(buffer: Buffer, at: int) -> Payload:
+def split_payload(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_PAYLOAD_TAILS.unpack_from(buffer, at)
     a0 = at + 120
     a1 = a0 + n0
-    fixed = _PF_PAYLOAD_FIXED.unpack_from(buffer, at)
-    if a1 - at > fixed[2]:
+    members = _PF_PAYLOAD_FIXED.unpack_from(buffer, at)
+    if a1 - at > members[2]:
         raise ShortRecord
-    return Payload(  # type: ignore[call-arg]
-        *fixed,
-        buffer[a0:a1],
-    )
+    return members, buffer[a0:a1]
+
+
+def read_payload(buffer: Buffer, at: int) -> Payload:
+    members, *tails = split_payload(buffer, at)
+    return Payload(*members, *tails)
 
 
 class Inversion(Struct, frozen=True, gc=False):
@@ -694,6 +705,11 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
     67: (104, read_inversion),
     80: (80, read_sensor_access),
     81: (152, read_system_call),
+}
+# Record type → what gives its members and tails without a Struct.
+SPLITTERS: dict[int, Callable[[Buffer, int], Split]] = {
+    1: split_exec,
+    32: split_connect,
 }
 # Record type → its tails, each with the place of its length among what the whole format gives.
 TAILS: dict[int, dict[str, int]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -54,7 +54,7 @@ class OlderDecoder(Decoder):
         now = record_layouts()
         self._older = {kind: _Older(kind, then) for kind, then in recorded.items() if now.get(kind, then) != then}
 
-    def decode(self, buffer: Buffer, at: int, length: int) -> msgspec.Struct | None:
+    def decode(self, buffer: Buffer, at: int, length: int) -> Any:
         if length < HEADER_SIZE:
             self.counters["short"] += 1
             return None

@@ -48,10 +48,11 @@ def exec_(
     cwd_path: bytes = b"work\0home\0",
     uid: int = 0,
 ) -> Exec:
+    image_path = walk(image) if image_path is None else image_path
     said = {
         "type": Type.EXEC,
         "flags": flags,
-        "size": 400,
+        "size": 184 + len(argv) + len(filename) + len(image_path) + len(cwd_path),
         "time_ns": time_ns,
         "sandbox_id": sandbox,
         "cgroup_id": sandbox,
@@ -74,7 +75,7 @@ def exec_(
         "user_ns": 104,
         "argv": argv,
         "filename": filename,
-        "image_path": walk(image) if image_path is None else image_path,
+        "image_path": image_path,
         "cwd_path": cwd_path,
     }
     # Whatever else the layout has is zero.

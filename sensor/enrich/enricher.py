@@ -48,14 +48,14 @@ from sensor.events.layouts import (
 )
 
 ENTRY_LINE_MAX = 1024
-DENIED = ("", *(reason.name.lower() for reason in sorted(ExecDenied) if reason))
+_REASONS = ("", *(reason.name.lower() for reason in sorted(ExecDenied) if reason))
+DENIED = _REASONS + ("unknown",) * (256 - len(_REASONS))  # for each value of the byte that tells it
 FILES_KEPT = 4096  # programs by device and inode, so that processes of one program share the pair
 # class_id of a birth or death that is not a tracked sandbox's (probes/include/common.h)
 FileId = tuple[int, int]
 WATCHED = 0xFFFFFFFF
 UNTRACKED = 0xFFFFFFFE
 
-_STREAMS, _DENIED = len(STREAMS), len(DENIED)
 _KILLED = int(Flag.KILLED)
 _PATHS_CUT = int(File.IMAGE_CUT | File.CWD_CUT)
 _IMAGE_CUT = int(File.IMAGE_CUT)
@@ -223,7 +223,7 @@ class Enricher:
             image = marked_cut(image) if file_flags & _IMAGE_CUT else image
             cwd = marked_cut(cwd) if file_flags & _CWD_CUT else cwd
         try:  # as `command_line`, which takes what is not UTF-8
-            line = (argv[:-1] if argv[-1:] == b"\0" else argv).replace(b"\0", b" ").decode()
+            line = argv.removesuffix(b"\0").replace(b"\0", b" ").decode()
         except UnicodeDecodeError:
             line, raw = command_line(argv, raw)
         user = self._user_names.get(uid) or self.users.name(uid)
@@ -239,10 +239,15 @@ class Enricher:
         process.image = image
         process.image_file = self._files.get((device, inode)) or self._file(device, inode)
         process.command_line = line
-        process.cwd = cwd
-        process.user = user
-        process.raw = raw
-        process.executed_inside = True
+        # Mostly what it has of its parent; to look costs a third of storing it.
+        if process.cwd is not cwd:
+            process.cwd = cwd
+        if process.user is not user:
+            process.user = user
+        if process.raw is not raw:
+            process.raw = raw
+        if not process.executed_inside:
+            process.executed_inside = True
         if size > _SHORT_RECORD or process.long_bytes:
             self.processes.weigh(process, len(argv) + len(image_path) + len(cwd_path))
         guid = process.guid
@@ -267,10 +272,10 @@ class Enricher:
             generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid, guid,
             image, line, cwd, user, parent_tgid, parent_image, parent_line, entry.image, entry.command_line, False, raw,
             argv, told, uid, euid, device, inode, changed, deleted, memfd, tmpfs, writable, setid, cut,
-            pid_ns, mnt_ns, net_ns, user_ns, flags & _KILLED != 0, DENIED[denied] if denied < _DENIED else "unknown",
-            STREAMS[stdin] if stdin < _STREAMS else "other",
-            STREAMS[stdout] if stdout < _STREAMS else "other",
-            STREAMS[stderr] if stderr < _STREAMS else "other",
+            pid_ns, mnt_ns, net_ns, user_ns, flags & _KILLED != 0, DENIED[denied],
+            STREAMS[stdin],
+            STREAMS[stdout],
+            STREAMS[stderr],
             stdin_inode, stdout_inode, stderr_inode,
         )  # fmt: skip
 

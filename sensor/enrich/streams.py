@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from sensor.events.layouts import Stream
 
-STREAMS = tuple("" if kind is Stream.NONE else kind.name.lower() for kind in Stream)
+_KNOWN = tuple("" if kind is Stream.NONE else kind.name.lower() for kind in Stream)
+STREAMS = _KNOWN + ("other",) * (256 - len(_KNOWN))  # for each value of the byte that tells it

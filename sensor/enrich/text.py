@@ -65,7 +65,7 @@ def invoked(filename: bytes) -> bytes:
 
 def command_line(argv: bytes, raw: Raw) -> tuple[str, Raw]:
     """Arguments joined by spaces; `raw` keeps argv itself where it is not UTF-8."""
-    joined = (argv[:-1] if argv[-1:] == b"\0" else argv).replace(b"\0", b" ")
+    joined = argv.removesuffix(b"\0").replace(b"\0", b" ")
     try:
         return joined.decode(), raw
     except UnicodeDecodeError:

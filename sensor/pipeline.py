@@ -43,7 +43,11 @@ Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
 # Most of all other records: what stands for nothing but its activity.
 _PLAIN = (layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt)
-_SPLIT: dict[int, type[Any]] = {layouts.Type.EXEC: layouts.Exec, layouts.Type.CONNECT: layouts.Connect}
+_SPLIT: dict[int, type[Any]] = {
+    layouts.Type.EXEC: layouts.Exec,
+    layouts.Type.CONNECT: layouts.Connect,
+    layouts.Type.CONNECT_UNIX: layouts.ConnectUnix,
+}
 _SANDBOX_ID = layouts.Exec.__struct_fields__.index("sandbox_id")  # the same in every record
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 

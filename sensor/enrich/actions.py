@@ -86,16 +86,30 @@ class Actions:
         )  # fmt: skip
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
-        path, added = unix_path(r.target)
+        *members, target = astuple(r)
+        return self.connected_unix((members, target), generation, position)
+
+    def connected_unix(self, split: Split, generation: int, position: int) -> NetworkConnection:
+        members, target = split
+        (
+            _, flags, _, t, sandbox_id, cgroup_id, tgid, _, exec_id, _, _, count, first_ns, last_ns,
+            maker_tgid, uid, verdict,
+        ) = members  # fmt: skip
+        path, added = unix_path(target)
+        process, before = self._processes.actor(tgid, exec_id, sandbox_id)
+        sandbox = self._by_id.get(sandbox_id) or self._sandboxes.get(sandbox_id)
+        utc = self._timeline.utc(t)
+        user = self._user_names.get(uid) or self._users.name(uid)
+        where = (generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid)
         return NetworkConnection(
-            *self._of_actor(r, generation, position, added),
+            *common(where, process, user, before=before, added=added),
             "unix", True, "", 0, False, "", path, True, True, "", 0,
-            verdict_name(r.verdict), r.count, r.first_ns, r.last_ns, r.flags & _REPEAT != 0, 0, r.maker_tgid or r.tgid,
+            verdict_name(verdict), count, first_ns, last_ns, flags & _REPEAT != 0, 0, maker_tgid or tgid,
         )  # fmt: skip
 
     def device(self, r: DeviceAttempt, generation: int, position: int) -> DeviceAccess:
         return DeviceAccess(
-            *self._of_actor(r, generation, position, None),
+            *self._of_actor(r, generation, position),
             class_name(r.device_class),
             "block" if r.kind == BLOCK else "char",
             r.major,
@@ -111,12 +125,12 @@ class Actions:
             r.flags & _REPEAT != 0,
         )
 
-    def _of_actor(self, r: Connect | ConnectUnix | DeviceAttempt, generation: int, position: int, added: Raw) -> Common:
+    def _of_actor(self, r: DeviceAttempt, generation: int, position: int) -> Common:
         process, before = self._processes.actor(r.tgid, r.exec_id, r.sandbox_id)
         where = self._where(r, generation, position)
-        return common(where, process, self._users.name(r.uid), before=before, added=added)
+        return common(where, process, self._users.name(r.uid), before=before)
 
-    def _where(self, r: Exit | Connect | ConnectUnix | DeviceAttempt, generation: int, position: int) -> Where:
+    def _where(self, r: Exit | DeviceAttempt, generation: int, position: int) -> Where:
         t = r.time_ns
         sandbox = self._sandboxes.get(r.sandbox_id)
         utc = self._timeline.utc(t)

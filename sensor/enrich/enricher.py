@@ -139,6 +139,7 @@ class Enricher:
         self.of_split: dict[int, Callable[[Split, int, int], AnyActivity]] = {
             Type.EXEC: self._executed,
             Type.CONNECT: self._actions.connected,
+            Type.CONNECT_UNIX: self._actions.connected_unix,
         }
 
     def apply(self, record: Struct, generation: int, position: int) -> Result:

@@ -42,7 +42,7 @@ RECORDS = {
     "PF_TYPE_SYSTEM_CALL": "pf_system_call",
 }
 # Most of all records: their members go on as tuples, since a Struct in between costs a twentieth of an event.
-SPLIT = ("PF_TYPE_EXEC", "PF_TYPE_CONNECT")
+SPLIT = ("PF_TYPE_EXEC", "PF_TYPE_CONNECT", "PF_TYPE_CONNECT_UNIX")
 
 
 class LayoutError(Exception):

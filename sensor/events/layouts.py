@@ -710,6 +710,7 @@ READERS: dict[int, tuple[int, Callable[[Buffer, int], Struct]]] = {
 SPLITTERS: dict[int, Callable[[Buffer, int], Split]] = {
     1: split_exec,
     32: split_connect,
+    33: split_connect_unix,
 }
 # Record type → its tails, each with the place of its length among what the whole format gives.
 TAILS: dict[int, dict[str, int]] = {

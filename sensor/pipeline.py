@@ -244,15 +244,30 @@ class Pipeline:
         guarding = self.guard is not None and self.guard.busy
         return guarding or self.detectors.busy or self.network.busy or self.enricher.flows.holding
 
-    def _take(self, activity: AnyActivity | SandboxChange) -> None:
-        """What a replay shows again is not told again, but detectors must know it."""
-        generation, position = activity.generation, activity.position
-        replayed = self._replay
-        if generation == replayed[0] and position <= replayed[1]:
-            self.metrics.count("pinfold_replayed_events_total")
-        else:
-            self.tell(activity)
+    def _take(self, activity: AnyActivity | SandboxChange, observed: bool = True) -> None:
+        """Evaluate, respond, log, and show it to those who watch. What a replay shows again is not told again, but they
+        must know it. One function: every event comes through, and a call would cost it a fiftieth."""
         kind = type(activity)
+        told: Any = activity
+        replayed = self._replay
+        if observed and activity.generation == replayed[0] and activity.position <= replayed[1]:
+            self.metrics.count("pinfold_replayed_events_total")
+        elif kind is SandboxChange:
+            self._tell_change(told)
+        else:
+            category = told.category
+            self._events[category] += 1
+            key = (told.SandboxId, category)
+            self.tally[key] = self.tally.get(key, 0) + 1
+            if rules := self.engine.match(told):
+                self._matched(rules, told)
+            if kind is NetworkConnection:
+                self._connects[told.Verdict] += told.Count
+            elif kind is not ProcessCreation:
+                self._count(told)
+            self.log.add_activity(told)
+        if not observed:
+            return
         if kind is not NetworkConnection:  # most of all, and nobody else's business
             if kind is not ProcessCreation:
                 self.network.observe(activity)
@@ -262,8 +277,19 @@ class Pipeline:
                 self.guard.observe(activity)
         detect = self._detecting.get(kind)
         if detect is not None and (behaviors := detect(activity)):
-            self._last = (generation, position)
+            self._last = (activity.generation, activity.position)
             self._derived(self.detectors.numbered(behaviors, activity))
+
+    def tell(self, activity: AnyActivity | SandboxChange) -> None:
+        """What is no record's, and nobody who watches must know."""
+        self._take(activity, observed=False)
+
+    def _matched(self, rules: tuple[Rule, ...], activity: AnyActivity) -> None:
+        for rule in rules:
+            if rule.id not in self.engine.silent:
+                self._detected(_detection(rule, activity, self._now()))
+            for detection in self.correlating.observe(rule.id, activity):
+                self._detected(detection)
 
     def _derived(self, behaviors: list[NetworkBehavior]) -> None:
         for behavior in behaviors:
@@ -302,32 +328,8 @@ class Pipeline:
             self.beside(activity)
         self.tell(activity)
 
-    def tell(self, activity: AnyActivity | SandboxChange) -> None:
-        """Evaluate, respond, log."""
-        kind = type(activity)
-        told: Any = activity
-        category = activity.category
-        self._events[category] += 1
-        if kind is SandboxChange:
-            self._tell_change(told)
-            return
-        key = (activity.SandboxId, category)
-        try:
-            self.tally[key] += 1
-        except KeyError:
-            self.tally[key] = 1
-        for rule in self.engine.match(activity):
-            if rule.id not in self.engine.silent:
-                self._detected(_detection(rule, told, self._now()))
-            for detection in self.correlating.observe(rule.id, told):
-                self._detected(detection)
-        if kind is NetworkConnection:
-            self._connects[told.Verdict] += told.Count
-        elif kind is not ProcessCreation:
-            self._count(told)
-        self.log.add_activity(told)
-
     def _tell_change(self, change: SandboxChange) -> None:
+        self._events[change.category] += 1
         self.log.add_sandbox(change)
         if change.change == "ended":
             self.detections.pop(change.SandboxId, None)

@@ -58,14 +58,15 @@ class Ring:
         position, end = self._position.value, self._end[0]
         while position < end and most:
             offset = position & mask
-            (word,) = unpack(data, offset)
-            if word & _BUSY:
-                return
-            length = word & _LENGTH
+            (length,) = unpack(data, offset)
+            if length > _LENGTH:  # with a flag
+                if length & _BUSY:
+                    return
+                position += ((length & _LENGTH) + 15) & ~7
+                continue
             following = position + ((length + 15) & ~7)
-            if not word & _DISCARDED:
-                yield position, following, offset + 8, length
-                most -= 1
+            yield position, following, offset + 8, length
+            most -= 1
             position = following
 
     def advance(self, position: int) -> None:

@@ -6,7 +6,7 @@ from msgspec.structs import astuple
 
 from sensor.enrich.addresses import PROTOCOLS, Addresses
 from sensor.enrich.clock import Timeline
-from sensor.enrich.devices import BLOCK, VERDICTS, access_text, class_name, prior_name, verdict_name
+from sensor.enrich.devices import BLOCK, access_text, class_name, prior_name, verdict_name
 from sensor.enrich.fields import Common, Where, common
 from sensor.enrich.names import Names
 from sensor.enrich.processes import ProcessTable
@@ -17,7 +17,9 @@ from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessTermi
 from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag, Split
 
 _REPEAT = int(Flag.REPEAT)
-_VERDICTS = len(VERDICTS)
+# For each value of the byte that tells it.
+_PROTOCOLS = tuple(PROTOCOLS.get(number, f"ip:{number}") for number in range(256))
+_VERDICTS = tuple(verdict_name(number) for number in range(256))
 _ACCESS = tuple(access_text(bits) for bits in range(8))
 
 
@@ -65,24 +67,22 @@ class Actions:
         utc = t + time.offset if time.start <= t < time.end else time.utc(t)
         sandbox = self._by_id.get(sandbox_id) or self._sandboxes.get(sandbox_id)
         user = self._user_names.get(uid) or self._users.name(uid)
-        protocol_name = PROTOCOLS.get(protocol) or f"ip:{protocol}"
-        verdict_told = VERDICTS[verdict] if verdict < _VERDICTS else "unknown"
         process = self._current.get(tgid)
         if process is None or process.exec_id != exec_id or not process.guid or process.parent is None:
             process, before = self._processes.actor(tgid, exec_id, sandbox_id)
             where = (generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid)
             return NetworkConnection(
                 *common(where, process, user, before=before),
-                protocol_name, True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
-                verdict_told, count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
+                _PROTOCOLS[protocol], True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
+                _VERDICTS[verdict], count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
             )  # fmt: skip
         parent, entry = process.parent, process.entry
         return NetworkConnection(
             generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid,
             process.guid, process.image, process.command_line, process.cwd, user,
             parent.tgid, parent.image, parent.command_line, entry.image, entry.command_line, False, process.raw,
-            protocol_name, True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
-            verdict_told, count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
+            _PROTOCOLS[protocol], True, to.text, port, to.is_ipv6, name, "", to.is_loopback, to.is_private, "", 0,
+            _VERDICTS[verdict], count, first_ns, last_ns, flags & _REPEAT != 0, cookie, maker_tgid or tgid,
         )  # fmt: skip
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
@@ -104,7 +104,7 @@ class Actions:
         return NetworkConnection(
             *common(where, process, user, before=before, added=added),
             "unix", True, "", 0, False, "", path, True, True, "", 0,
-            verdict_name(verdict), count, first_ns, last_ns, flags & _REPEAT != 0, 0, maker_tgid or tgid,
+            _VERDICTS[verdict], count, first_ns, last_ns, flags & _REPEAT != 0, 0, maker_tgid or tgid,
         )  # fmt: skip
 
     def device(self, r: DeviceAttempt, generation: int, position: int) -> DeviceAccess:
@@ -117,7 +117,7 @@ class Actions:
             _ACCESS[r.access & 7],
             r.granted != 0,
             self._sandboxes.get(r.sandbox_id).gpu_granted,
-            verdict_name(r.verdict),
+            _VERDICTS[r.verdict],
             prior_name(r.prior),
             r.count,
             r.first_ns,

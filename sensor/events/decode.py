@@ -32,11 +32,8 @@ class Decoder:
             self.counters["unknown_type"] += 1
             return None
         smallest, read = entry
-        if length < smallest or size < smallest:
-            self.counters["short"] += 1
-            return None
-        if size > length:
-            self.counters["corrupt"] += 1
+        if not smallest <= size <= length:
+            self.counters["short" if length < smallest or size < smallest else "corrupt"] += 1
             return None
         try:
             return read(buffer, at)

@@ -28,7 +28,7 @@ from sensor.events.activity import (
 )
 from sensor.events.decode import Decoder
 from sensor.events.detection import Detection, Response, event_id
-from sensor.events.layouts import Buffer, Cgroup
+from sensor.events.layouts import READERS, Buffer, Cgroup
 from sensor.export.recovery import Recovery
 from sensor.files.files import Files
 from sensor.guard.guard import Guard
@@ -43,11 +43,6 @@ Watched = Callable[[Cgroup], None]
 _MIGRATED = int(layouts.Flag.MIGRATED)
 # Most of all other records: what stands for nothing but its activity.
 _PLAIN = (layouts.Exec, layouts.Exit, layouts.Connect, layouts.ConnectUnix, layouts.DeviceAttempt)
-_SPLIT: dict[int, type[Any]] = {
-    layouts.Type.EXEC: layouts.Exec,
-    layouts.Type.CONNECT: layouts.Connect,
-    layouts.Type.CONNECT_UNIX: layouts.ConnectUnix,
-}
 _SANDBOX_ID = layouts.Exec.__struct_fields__.index("sandbox_id")  # the same in every record
 _FLOW_RECORDS = frozenset({layouts.Flow, layouts.Payload, layouts.Listen})
 
@@ -162,7 +157,7 @@ class Pipeline:
             return
         members = record[0]
         if members[_SANDBOX_ID] == self.aside_id:
-            self.aside.append(_SPLIT[members[0]](*members, *record[1:]))
+            self.aside.append(READERS[members[0]][1](buffer, at))
         else:
             self._take(self._of_split[members[0]](record, generation, position))
 

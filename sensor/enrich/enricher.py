@@ -27,7 +27,7 @@ from sensor.enrich.sandboxes.attributes import AttributeStore
 from sensor.enrich.sandboxes.named import HostFiles
 from sensor.enrich.sandboxes.registry import Registry, Sandbox
 from sensor.enrich.streams import STREAMS
-from sensor.enrich.text import Raw, TextCache, command_line, image_path, invoked, marked_cut, replaced, walked_path
+from sensor.enrich.text import Paths, Raw, command_line, marked_cut, replaced
 from sensor.enrich.users import Users
 from sensor.events import layouts
 from sensor.events.activity import AnyActivity, ProcessCreation, SandboxChange
@@ -107,13 +107,9 @@ class Enricher:
             config.flows.table,
         )
         self._counters: Counter[str] = Counter()
-        self._images = TextCache(image_path)
-        self._folders = TextCache(walked_path)
-        self._invoked = TextCache(invoked)
+        self._paths = Paths()
         # Bound once: an exec must cost few look-ups.
-        self._find_image = self._images.find
-        self._find_folder = self._folders.find
-        self._find_invoked = self._invoked.find
+        self._find_paths = self._paths.find
         self._by_id = self.sandboxes.by_id
         self._files: dict[FileId, FileId] = {}
         self._current = self.processes.current
@@ -196,11 +192,12 @@ class Enricher:
 
     def _exec(self, r: Exec, generation: int, position: int) -> ProcessCreation:
         *members, argv, filename, image_path, cwd_path = astuple(r)
-        return self._executed((members, argv, filename, image_path, cwd_path), generation, position)
+        paths = filename + image_path + cwd_path
+        return self._executed((members, argv, paths, len(filename), len(image_path)), generation, position)
 
     def _executed(self, split: Split, generation: int, position: int) -> ProcessCreation:  # noqa: PLR0912, PLR0915
         """All in one: nothing runs more often, and each call would cost it a hundredth."""
-        members, argv, filename, image_path, cwd_path = split
+        members, argv, paths, filename_length, image_length = split
         (
             _, flags, size, t, sandbox_id, cgroup_id, tgid, _, exec_id, start_ns, parent_start_ns, inode, _,
             parent_tgid, uid, euid, _, device, _, file_flags, pid_ns, mnt_ns, net_ns, user_ns, _, _, _,
@@ -214,12 +211,12 @@ class Enricher:
             ids = (tgid, start_ns, exec_id, sandbox_id, cgroup_id, parent_tgid)
             process = self.processes.at_exec(ids, parent_start_ns)
         raw: Raw = None
-        image = self._find_image(image_path)
-        if image is None:
-            image, raw = self._images.convert(image_path, "Image", raw)
-        cwd = self._find_folder(cwd_path)
-        if cwd is None:
-            cwd, raw = self._folders.convert(cwd_path, "CurrentDirectory", raw)
+        texts = self._find_paths((paths, filename_length, image_length))
+        if texts is None:
+            invoked, image, cwd, raw, added = self._paths.read(paths, filename_length, image_length)
+        else:
+            invoked, image, cwd = texts
+            added = None
         if file_flags & _PATHS_CUT:
             image = marked_cut(image) if file_flags & _IMAGE_CUT else image
             cwd = marked_cut(cwd) if file_flags & _CWD_CUT else cwd
@@ -250,7 +247,7 @@ class Enricher:
         if not process.executed_inside:
             process.executed_inside = True
         if size > _SHORT_RECORD or process.long_bytes:
-            self.processes.weigh(process, len(argv) + len(image_path) + len(cwd_path))
+            self.processes.weigh(process, len(argv) + len(paths) - filename_length)
         guid = process.guid
         if not guid:
             guid = process.guid = f"{tgid}-{start_ns}"  # as guid_of
@@ -260,9 +257,8 @@ class Enricher:
             entry.image = image
             entry.command_line = line[:ENTRY_LINE_MAX]
 
-        told = self._find_invoked(filename)
-        if told is None:
-            told, raw = self._told(filename, raw)
+        if added:  # the process keeps its own
+            raw = {**(raw or {}), **added}
         parent = process.parent
         if parent is None:
             parent_tgid, parent_image, parent_line = self._parent_outside(process, parent_tgid, parent_start_ns)
@@ -272,7 +268,7 @@ class Enricher:
         return ProcessCreation(
             generation, position, utc, t, sandbox_id, sandbox.name, sandbox.class_, cgroup_id, tgid, guid,
             image, line, cwd, user, parent_tgid, parent_image, parent_line, entry.image, entry.command_line, False, raw,
-            argv, told, uid, euid, device, inode, changed, deleted, memfd, tmpfs, writable, setid, cut,
+            argv, invoked, uid, euid, device, inode, changed, deleted, memfd, tmpfs, writable, setid, cut,
             pid_ns, mnt_ns, net_ns, user_ns, flags & _KILLED != 0, DENIED[denied],
             STREAMS[stdin],
             STREAMS[stdout],
@@ -285,11 +281,6 @@ class Enricher:
             self._files.clear()
         file = self._files[device, inode] = device, inode
         return file
-
-    def _told(self, filename: bytes, raw: Raw) -> tuple[str, Raw]:
-        """ImageInvoked. The process keeps its own `raw`, so what is added goes into a copy."""
-        told, added = self._invoked.convert(filename, "ImageInvoked", None)
-        return told, {**(raw or {}), **added} if added else raw
 
     def _parent_outside(self, process: Process, tgid: int, start_ns: int) -> tuple[int, str, str]:
         if not process.parent_tgid:

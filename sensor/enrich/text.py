@@ -17,16 +17,19 @@ Raw = dict[str, bytes] | None
 
 
 class TextCache:
-    """Conversions of one kind of bytes. `find` gives text or None; `convert` is asked after None."""
+    """Conversions of one kind of bytes."""
 
-    __slots__ = ("_known", "_rebuild", "find")
+    __slots__ = ("_known", "_rebuild")
 
     def __init__(self, rebuild: Callable[[bytes], bytes]) -> None:
         self._known: dict[bytes, str] = {}
         self._rebuild = rebuild
-        self.find = self._known.get
 
-    def convert(self, source: bytes, field: str, raw: Raw) -> tuple[str, Raw]:
+    def read(self, source: bytes, field: str, raw: Raw) -> tuple[str, Raw]:
+        """The text, and `raw` with the bytes where they are not UTF-8."""
+        known = self._known.get(source)
+        if known is not None:
+            return known, raw
         whole = self._rebuild(source)
         try:
             text = whole.decode()
@@ -37,6 +40,33 @@ class TextCache:
                 self._known.clear()
             self._known[source] = text
         return text, raw
+
+
+class Paths:
+    """The three paths of an exec as the kernel sends them, one after the other: what it was given, its image, and its
+    working directory. Work of one kind has the same again and again: one look-up for all. `find` gives the three or
+    None; `read` is asked after None."""
+
+    __slots__ = ("_folders", "_images", "_invoked", "_known", "find")
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, int, int], tuple[str, str, str]] = {}
+        self._invoked = TextCache(invoked)
+        self._images = TextCache(image_path)
+        self._folders = TextCache(walked_path)
+        self.find = self._known.get
+
+    def read(self, joined: bytes, first: int, second: int) -> tuple[str, str, str, Raw, Raw]:
+        """The texts; what is not UTF-8 of the latter two; and of the first. `first` and `second` are lengths."""
+        at = first + second
+        given, added = self._invoked.read(joined[:first], "ImageInvoked", None)
+        image, raw = self._images.read(joined[first:at], "Image", None)
+        folder, raw = self._folders.read(joined[at:], "CurrentDirectory", raw)
+        if raw is None and added is None and len(joined) <= CACHED_BYTES:
+            if len(self._known) >= CACHED:
+                self._known.clear()
+            self._known[joined, first, second] = given, image, folder
+        return given, image, folder, raw, added
 
 
 def replaced(whole: bytes, field: str, raw: Raw) -> tuple[str, Raw]:

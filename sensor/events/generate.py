@@ -7,6 +7,7 @@ padding that the C compiler would have to add.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from dataclasses import dataclass, field
@@ -141,39 +142,50 @@ def _record(layout: Layout) -> list[str]:
     if not tails:
         text += [f"    return {name}(*_{layout.name.upper()}.unpack_from(buffer, at))", "", ""]
         return text
+    given, *further = tails
+    ignored = "  # type: ignore[call-arg]"
+    if not further:
+        text += [
+            f"    members, {given} = split_{function}(buffer, at)",
+            f"    return {name}(*members, {given}){ignored}",
+        ]
+        return [*text, "", ""]
+    lengths = [f"n{index}" for index in range(1, len(tails) - 1)]
+    ends = ["", *(" + ".join(lengths[:count]) for count in range(1, len(lengths) + 1)), ""]
+    colon = [" : " if "+" in begin + end else ":" for begin, end in itertools.pairwise(ends)]  # as ruff has it
+    pairs = zip(itertools.pairwise(ends), colon, strict=True)
+    pieces = ", ".join(f"joined[{f'{begin}{between}{end}'.strip()}]" for (begin, end), between in pairs)
     return [
         *text,
-        f"    members, *tails = split_{function}(buffer, at)",
-        f"    return {name}(*members, *tails)",
+        f"    members, {given}, joined, {', '.join(lengths)} = split_{function}(buffer, at)",
+        f"    return {name}(*members, {given}, {pieces}){ignored}",
         "",
         "",
     ]
 
 
 def _split(layout: Layout) -> list[str]:
-    """The function that gives a record's members and its tails."""
+    """The function that gives a record's members and its tails. Of several the first by itself, since it is always
+    another; the further ones joined, for one look-up of what they say, and the lengths of all but the last."""
     kept = [name for name, _, kind in layout.members if kind and not name.endswith("_len")]
     tails = layout.tails
     function, packed = layout.name.removeprefix("pf_"), f"_{layout.name.upper()}"
     text = [f"def split_{function}(buffer: Buffer, at: int) -> Split:"]
     if not tails:
         return [*text, f"    return ({packed}.unpack_from(buffer, at),)", "", ""]
-    counts = ", ".join(f"n{index}" for index in range(len(tails)))
+    lengths = [f"n{index}" for index in range(len(tails))]
     # The members by one call and its result as it is: forty names on their way cost more than a second unpacking.
     text += [
-        f"    {counts if len(tails) > 1 else f'({counts},)'} = {packed}_TAILS.unpack_from(buffer, at)",
-        f"    a0 = at + {layout.size}",
-    ]
-    text += [f"    a{index + 1} = a{index} + n{index}" for index in range(len(tails))]
-    text += [
+        f"    {', '.join(lengths) if len(tails) > 1 else '(n0,)'} = {packed}_TAILS.unpack_from(buffer, at)",
+        f"    first = at + {layout.size}",
+        "    further = first + n0",
+        *([f"    end = further + {' + '.join(lengths[1:])}"] if len(tails) > 1 else []),
         f"    members = {packed}_FIXED.unpack_from(buffer, at)",
-        f"    if a{len(tails)} - at > members[{kept.index('size')}]:",
+        f"    if {'end' if len(tails) > 1 else 'further'} - at > members[{kept.index('size')}]:",
         "        raise ShortRecord",
-        f"    return members, {', '.join(f'buffer[a{index}:a{index + 1}]' for index in range(len(tails)))}",
-        "",
-        "",
     ]
-    return text
+    joined = f", {', '.join(['buffer[further:end]', *lengths[1:-1]])}" if len(tails) > 1 else ""
+    return [*text, f"    return members, buffer[first:further]{joined}", "", ""]
 
 
 def generate(text: str) -> str:
@@ -196,7 +208,7 @@ def generate(text: str) -> str:
         "from msgspec import Struct",
         "",
         "Buffer = bytes | mmap  # slices of which are bytes",
-        "Split = tuple[Any, ...]  # a tuple of the fixed members, then each tail",
+        "Split = tuple[Any, ...]  # what a split_… gives",
         f"ABI = {abi.group(1)}",
         "",
         "",

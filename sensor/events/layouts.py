@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 Buffer = bytes | mmap  # slices of which are bytes
-Split = tuple[Any, ...]  # a tuple of the fixed members, then each tail
+Split = tuple[Any, ...]  # what a split_… gives
 ABI = 5
 
 
@@ -225,20 +225,18 @@ _PF_EXEC_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x4x4x4x4x4x4x4x4x4x4x4x
 
 def split_exec(buffer: Buffer, at: int) -> Split:
     n0, n1, n2, n3 = _PF_EXEC_TAILS.unpack_from(buffer, at)
-    a0 = at + 184
-    a1 = a0 + n0
-    a2 = a1 + n1
-    a3 = a2 + n2
-    a4 = a3 + n3
+    first = at + 184
+    further = first + n0
+    end = further + n1 + n2 + n3
     members = _PF_EXEC_FIXED.unpack_from(buffer, at)
-    if a4 - at > members[2]:
+    if end - at > members[2]:
         raise ShortRecord
-    return members, buffer[a0:a1], buffer[a1:a2], buffer[a2:a3], buffer[a3:a4]
+    return members, buffer[first:further], buffer[further:end], n1, n2
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
-    members, *tails = split_exec(buffer, at)
-    return Exec(*members, *tails)
+    members, argv, joined, n1, n2 = split_exec(buffer, at)
+    return Exec(*members, argv, joined[:n1], joined[n1 : n1 + n2], joined[n1 + n2 :])  # type: ignore[call-arg]
 
 
 class Fork(Struct, frozen=True, gc=False):
@@ -314,17 +312,17 @@ _PF_CGROUP_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x4xH2x")
 
 def split_cgroup(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_CGROUP_TAILS.unpack_from(buffer, at)
-    a0 = at + 64
-    a1 = a0 + n0
+    first = at + 64
+    further = first + n0
     members = _PF_CGROUP_FIXED.unpack_from(buffer, at)
-    if a1 - at > members[2]:
+    if further - at > members[2]:
         raise ShortRecord
-    return members, buffer[a0:a1]
+    return members, buffer[first:further]
 
 
 def read_cgroup(buffer: Buffer, at: int) -> Cgroup:
-    members, *tails = split_cgroup(buffer, at)
-    return Cgroup(*members, *tails)
+    members, path = split_cgroup(buffer, at)
+    return Cgroup(*members, path)  # type: ignore[call-arg]
 
 
 class Move(Struct, frozen=True, gc=False):
@@ -422,17 +420,17 @@ _PF_CONNECT_UNIX_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x8x4x4x1x5xH")
 
 def split_connect_unix(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_CONNECT_UNIX_TAILS.unpack_from(buffer, at)
-    a0 = at + 104
-    a1 = a0 + n0
+    first = at + 104
+    further = first + n0
     members = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
-    if a1 - at > members[2]:
+    if further - at > members[2]:
         raise ShortRecord
-    return members, buffer[a0:a1]
+    return members, buffer[first:further]
 
 
 def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
-    members, *tails = split_connect_unix(buffer, at)
-    return ConnectUnix(*members, *tails)
+    members, target = split_connect_unix(buffer, at)
+    return ConnectUnix(*members, target)  # type: ignore[call-arg]
 
 
 class DeviceAttempt(Struct, frozen=True, gc=False):
@@ -580,17 +578,17 @@ _PF_PAYLOAD_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x4x4x4x2x2x2x1x1x1x1xH16
 
 def split_payload(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_PAYLOAD_TAILS.unpack_from(buffer, at)
-    a0 = at + 120
-    a1 = a0 + n0
+    first = at + 120
+    further = first + n0
     members = _PF_PAYLOAD_FIXED.unpack_from(buffer, at)
-    if a1 - at > members[2]:
+    if further - at > members[2]:
         raise ShortRecord
-    return members, buffer[a0:a1]
+    return members, buffer[first:further]
 
 
 def read_payload(buffer: Buffer, at: int) -> Payload:
-    members, *tails = split_payload(buffer, at)
-    return Payload(*members, *tails)
+    members, data = split_payload(buffer, at)
+    return Payload(*members, data)  # type: ignore[call-arg]
 
 
 class Inversion(Struct, frozen=True, gc=False):

@@ -19,7 +19,15 @@ from sensor.rules.need import Atom
         ("Stratum\\+tcp://", [["stratum+tcp://"]]),
         ("abc|defg", [["abc", "defg"]]),
         ("abcd?", [["abc", "abcd"]]),
-        ("abcd*ef", [["abc"], ["ef"]]),
+        ("abcd*ef", [["abcd", "abce"], ["abcef", "def"]]),
+        ("abc(?:d\\S*)?ef", [["abcd", "abce"], ["ef"]]),
+        ("ab(?:c.*d)*ef", [["abc", "abe"], ["abef", "def"]]),
+        ("open\\s*\\(", [["open "]]),
+        ("[;&|]\\s*nc", [[" nc", ";nc"]]),
+        ("nc\\s*(?:$|[|>])", [["nc ", "nc;", "nc>"]]),
+        ("^\\s*at", [[" at"]]),
+        ("a\\s*b?c", [["a ", "ab", "ac"]]),
+        ("x(?:abc.*defg|hijk.*lm)", [["abc", "lm"], ["defg", "hijk"], ["xabc", "xhijk"]]),
         ("abcd+ef", [["abcd"], ["def"]]),
         ("ab{2,3}c", [["ab"], ["bc"]]),
         ("(abc)?de", [["abcde", "de"]]),
@@ -55,6 +63,7 @@ def test_required_literals(pattern: str, expected: list[list[str]]) -> None:
 
 
 _TOKENS = ["a", "B", "ab", " ", "-", ".", "[ab]", "[^a]", "[a-c]", "(a|b)", "(?:ab)?", "\\.", "\\w", "\\s", "a*", "b+?"]
+_TOKENS += ["\\s*", "(?:", ")?", ")*", ")+", "[\\s;|&]*", "[-.]?", "(?:\\s+-\\S+)*", "$", ";"]
 _TOKENS += [
     "a?",
     "b{2}",
@@ -72,7 +81,13 @@ _TOKENS += [
     "[\\s\"']",
     "\\x41",
 ]
-TEXTS = st.text('abcAB. -/"\n', max_size=14)
+TEXTS = st.text('abcAB. -/"\n;|', max_size=14)
+
+
+_WELL_FORMED = [f"{item}{often}" for often in ("", "?", "*", "+", "{2,3}") for item in (
+    "a", "\\s", "[;|]", "(?:a|b\\s*)", "(?:^|\\s)", "(?:$|[;-])", "(?:-a.*b)", "(?:\\s*a)", "(?:a?(?:b\\s*)*|;+)",
+    "\\b",
+)]  # fmt: skip
 
 
 @settings(max_examples=3000, deadline=None)
@@ -91,6 +106,17 @@ def test_every_match_of_a_regex_holds_one_literal_of_each_clause(pieces: list[st
     if compiled.search(text):
         seen = normal(f" {text} ")
         for clause in required(flags + "".join(pieces)):
+            assert any(literal in seen for literal in clause)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(pieces=st.lists(st.sampled_from(_WELL_FORMED), min_size=2, max_size=7), text=TEXTS)
+def test_what_may_be_missing_hides_nothing(pieces: list[str], text: str) -> None:
+    """As above, of regexes that are always well-formed and mostly optional."""
+    compiled = re2.compile("".join(pieces))
+    seen = normal(f" {text} ")
+    if compiled.search(text):
+        for clause in required("".join(pieces)):
             assert any(literal in seen for literal in clause)
 
 

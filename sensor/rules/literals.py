@@ -99,7 +99,7 @@ _TEXT = b"\n".join(_LINES)
 def _met(literal: bytes) -> tuple[int, float]:
     """A bit for each ordinary line that holds it, and how often it may be in any other: what is short, in any word."""
     lines = sum((literal in line) << number for number, line in enumerate(_LINES)) if literal in _TEXT else 0
-    return lines, 0.4 / 4 ** len(literal)
+    return lines, 0.08 / 4 ** len(literal)
 
 
 def likelihood(literals: Iterable[bytes]) -> float:

@@ -85,7 +85,36 @@ rustc --crate-name app --edition=2021 src/main.rs --crate-type bin --emit=dep-in
 curl -s -X POST -H Content-Type: application/json -d {"name":"a","text":"hello"} http://127.0.0.1:8000/v1/items
 git commit -q -m Fix the parser: an empty list is no error
 git log --oneline -n 5 origin/main
-docker run --rm -v /home/user/x:/x -p 8080:80 image:latest
-mv build/a.tmp build/a""".splitlines()
+mv build/a.tmp build/a
+cc -DHAVE_CONFIG_H -I. -Isrc -O2 -MT b.o -MD -MP -MF .deps/b.Tpo -c -o b.o src/b.c
+as -Isrc -O2 --64 -o b.o /tmp/ccC3.s
+x86_64-linux-gnu-gcc -shared -Wl,-O1 -Wl,-z,relro -g build/a.o -L/usr/lib -lm -o build/a.cpython-311-x86_64-linux-gnu.so
+c++ -fPIC -std=c++17 -isystem third_party/include -c lib/d.cc -o CMakeFiles/d.dir/lib/d.cc.o
+/usr/bin/ld -dynamic-linker /lib64/ld-linux-x86-64.so.2 -o d crt1.o crti.o d.o -lc --as-needed -lgcc_s crtn.o
+sed -n s/^version = //p setup.cfg
+sed -e s,x,y,g -e s/[^a-z]/_/g
+grep -q main src/a.c
+grep -v ^#
+egrep -c ^processor /proc/cpuinfo
+chmod 644 build/a.txt
+chmod +x run.sh
+ln -sf ../lib/a.so b.so
+touch .stamp
+rmdir conftest.dir
+cmp -s a.h b.h
+diff -u a.txt b.txt
+install -m 644 a.h /usr/local/include
+mktemp -d
+nproc
+pwd
+which python3
+printf %s\\n yes
+ldconfig -p
+gzip -dc a.gz
+git rev-parse --show-toplevel
+git add -A
+pip list --format=freeze
+sleep 1
+tee build.log""".splitlines()
 
 PROGRAMS = [line.partition(" ")[0].rpartition("/")[2] for line in LINES]

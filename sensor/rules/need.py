@@ -24,6 +24,7 @@ MAX_BRANCHES = 12  # of a rule
 MOST_COMPARED = 512  # literals of a clause
 RARE = 0.004  # the likelihood below which a first clause needs no second
 FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
+FREQUENT_TEXT = 0.3  # the same of one that a text is searched for
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
@@ -141,7 +142,11 @@ def _worth(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
             if len(best) == PLANES:
                 break
     poor = bool(best) and _likelihood(best[0]) > RARE
-    return tuple(c for i, c in enumerate(best) if not i or ((poor or _free(c)) and _likelihood(c) < FREQUENT))
+    return tuple(c for i, c in enumerate(best) if not i or ((poor or _free(c)) and _likelihood(c) < _frequent(c)))
+
+
+def _frequent(clause: Clause) -> float:
+    return FREQUENT_TEXT if any(atom.kind == "literal" for atom in clause) else FREQUENT
 
 
 def _says(known: Clause, clause: Clause) -> bool:

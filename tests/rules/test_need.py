@@ -182,3 +182,30 @@ def test_a_flag_that_costs_no_look_up_stands_beside_a_rare_clause() -> None:
 def test_a_literal_that_holds_another_of_its_clause_is_left_out() -> None:
     rule = ir.Or((text("CommandLine", "contains", "xmrig"), text("CommandLine", "contains", "xmrig-cuda")))
     assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"xmrig")}),)
+
+
+def test_a_clause_that_the_better_one_says_already_is_not_asked_again() -> None:
+    rule = ir.And((text("CommandLine", "contains", "-o remoteforward"), text("CommandLine", "contains", "forward")))
+    assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"-o remoteforward")}),)
+    python = ir.And((text("CommandLine", "contains", "python -c"), text("CommandLine", "contains", "python")))
+    assert only(python) == (frozenset({Atom("CommandLine", "literal", b"python -c")}),)
+
+
+def test_an_everyday_program_or_word_is_asked_for_a_second_clause_and_a_rare_one_is_not() -> None:
+    beside = text("ParentCommandLine", "contains", "postinstall")
+    assert len(only(ir.And((text("Image", "suffix", "/curl"), beside, text("User", "exact", "u"))))) == 1
+    shells = ir.Or((text("Image", "suffix", "/sh"), text("Image", "suffix", "/bash")))
+    assert only(ir.And((shells, ir.Number("EffectiveUid", "eq", 0))))[1:] == (
+        frozenset({Atom("EffectiveUid", "number", 0)}),
+    )
+
+
+def test_a_word_of_every_third_line_is_not_searched_for_behind_a_rarer_one() -> None:
+    regex = ir.Regex("CommandLine", "\\bcurl\\s.*/.*\\|\\s*sh")
+    assert frozenset({Atom("CommandLine", "literal", b"/")}) not in only(regex)
+    assert frozenset(Atom("CommandLine", "literal", value) for value in (b"; ", b";s")) in only(regex)
+
+
+def test_a_shell_goes_on_to_another_command_by_signs_that_are_no_blank() -> None:
+    assert normal(" a|b;c && d ") == b" a;b;c ;; d "
+    assert normal("'x'=(y)") == b" x   y "

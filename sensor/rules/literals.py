@@ -137,7 +137,10 @@ class _Sequence:
     def multiply(self, texts: frozenset[str]) -> None:
         if len(self.current) * len(texts) > MAX_EXACT:
             self.cut()
-        self.current = frozenset(left + right for left in self.current for right in texts)
+        if self.current == _NOTHING:
+            self.current = texts
+        else:
+            self.current = frozenset([left + right for left in self.current for right in texts])
 
     def optional(self, item: _Info, ahead: frozenset[str]) -> None:
         """Something that may be there or not, or several times; `ahead`: one of these comes next in any case."""

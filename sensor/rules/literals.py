@@ -7,17 +7,23 @@ between. What this reading does not know makes it say less, never something wron
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from msgspec import Struct
 
+from sensor.rules import ordinary
+
 MAX_EXACT = 64  # strings in one exact set
+MAX_AHEAD = 16  # strings of which one comes next
+MAX_CLAUSES = 4  # that are kept of alternatives
 MAX_CLASS = 16  # characters of a class that is spelt out
 
 # Bytes that a shell or a program takes as a word's end are one byte to the index: a handful of literals
-# then stands for every way in which a word can be set off. The same map is applied to text and literals.
-_SEPARATORS = b"\t\n\v\f\r\"'`;|&(),="
-NORMAL = bytes.maketrans(_SEPARATORS, b" " * len(_SEPARATORS))
+# then stands for every way in which a word can be set off. Those by which a shell goes on to another command are
+# another: most command lines have none of them. The same map is applied to text and literals.
+_SEPARATORS, _OPERATORS = b"\t\n\v\f\r\"'`(),=", b";|&"
+NORMAL = bytes.maketrans(_SEPARATORS + _OPERATORS, b" " * len(_SEPARATORS) + b";" * len(_OPERATORS))
 FOLDED = bytes(range(128)).lower().translate(NORMAL) + bytes(range(128, 256))  # the same for ASCII, case-folded too
 
 BEGIN, END = "\x01", "\x02"  # the text's or a line's two ends; the index sets text off with spaces
@@ -37,7 +43,7 @@ class _Unknown(Exception):
 
 class _Info(Struct, frozen=True):
     """`exact`: all the strings it can match, None if not known. Then `head` and `tail`: what it begins and
-    ends with, and `clauses`: of each, every match holds one string."""
+    ends with, and `clauses`: of each, too, every match holds one string."""
 
     exact: frozenset[str] | None
     clauses: tuple[frozenset[str], ...] = ()
@@ -47,6 +53,20 @@ class _Info(Struct, frozen=True):
 
 _NOTHING = frozenset({""})  # the empty string alone
 _ANYTHING = _Info(None)
+
+
+def _begins(item: _Info) -> frozenset[str]:
+    return item.head if item.exact is None else item.exact
+
+
+def _ends(item: _Info) -> frozenset[str]:
+    return item.tail if item.exact is None else item.exact
+
+
+def _holds(item: _Info) -> list[frozenset[str]]:
+    """The clauses that tell anything, the two at its ends among them."""
+    found = [item.head, *item.clauses, item.tail] if item.exact is None else [item.exact]
+    return [clause for clause in found if all(text.strip(f" {BEGIN}{END}") for text in clause)]
 
 
 @lru_cache(maxsize=4096)
@@ -59,15 +79,42 @@ def required(pattern: str) -> tuple[frozenset[bytes], ...]:
             return ()
     except (_Unknown, RecursionError):
         return ()
-    clauses = [*info.clauses, *([info.exact] if info.exact is not None else [])]
-    return tuple(frozenset(map(_resolved, clause)) for clause in clauses)
+    return tuple(dict.fromkeys(frozenset(map(_resolved, clause)) for clause in _holds(info)))
 
 
 def _resolved(text: str) -> bytes:
     """An anchor at the right end of a string is a space there; anywhere else it takes no room."""
+    if BEGIN not in text and END not in text:
+        return normal(text)
     body = text.replace(BEGIN, "").replace(END, "")
     head, tail = text[: len(text) - len(text.lstrip(BEGIN + END))], text[len(text.rstrip(BEGIN + END)) :]
     return (b" " if BEGIN in head else b"") + normal(body) + (b" " if END in tail and body else b"")
+
+
+_LINES = [normal(f" {line} ") for line in ordinary.LINES]
+_TEXT = b"\n".join(_LINES)
+
+
+@lru_cache(maxsize=65536)
+def _met(literal: bytes) -> tuple[int, float]:
+    """A bit for each ordinary line that holds it, and how often it may be in any other: what is short, in any word."""
+    lines = sum((literal in line) << number for number, line in enumerate(_LINES)) if literal in _TEXT else 0
+    return lines, 0.08 / 4 ** len(literal)
+
+
+def likelihood(literals: Iterable[bytes]) -> float:
+    """A rough guess of how often a command line holds one of them; only its order matters."""
+    lines, by_chance = 0, 0.0
+    for literal in literals:
+        of_literal, chance = _met(literal)
+        lines |= of_literal
+        by_chance += chance
+    return lines.bit_count() / len(_LINES) + by_chance
+
+
+@lru_cache(maxsize=65536)
+def _of_clause(clause: frozenset[str]) -> float:
+    return likelihood(map(_resolved, clause))
 
 
 class _Sequence:
@@ -90,21 +137,46 @@ class _Sequence:
     def multiply(self, texts: frozenset[str]) -> None:
         if len(self.current) * len(texts) > MAX_EXACT:
             self.cut()
-        self.current = frozenset(left + right for left in self.current for right in texts)
+        if self.current == _NOTHING:
+            self.current = texts
+        else:
+            self.current = frozenset([left + right for left in self.current for right in texts])
+
+    def optional(self, item: _Info, ahead: frozenset[str]) -> None:
+        """Something that may be there or not, or several times; `ahead`: one of these comes next in any case."""
+        before = self.current
+        self.multiply(ahead)
+        self.cut()
+        self.current = _one_of(before | _ends(item), MAX_EXACT)
 
     def cut(self) -> None:
         if self.head is None:
             self.head = self.current
-        if self.current != _NOTHING:
+        elif self.current != _NOTHING:
             self.clauses.append(self.current)
         self.current = _NOTHING
 
     def info(self) -> _Info:
         if self.head is None:
             return _Info(self.current)
-        tail = self.current
-        self.cut()
-        return _Info(None, tuple(self.clauses), self.head, tail)
+        return _Info(None, tuple(self.clauses), self.head, self.current)
+
+
+def _one_of(texts: frozenset[str], most: int) -> frozenset[str]:
+    return texts if len(texts) <= most and "" not in texts else _NOTHING
+
+
+def _ahead(items: list[tuple[_Info, bool]]) -> list[frozenset[str]]:
+    """Of each place before an item, or behind the last: strings of which one comes there."""
+    found = [_NOTHING]
+    for item, optional in reversed(items):
+        begins = _begins(item)
+        texts = begins - _NOTHING
+        if optional or "" in begins:
+            texts |= found[-1]
+        unknown = item.exact is None and "" in begins
+        found.append(_NOTHING if unknown else _one_of(texts, MAX_AHEAD))
+    return found[::-1]
 
 
 class _Reader:
@@ -130,19 +202,22 @@ class _Reader:
         return _joined(branches)
 
     def sequence(self) -> _Info:
-        sequence = _Sequence()
+        items: list[tuple[_Info, bool]] = []  # and whether it may be missing
         while self.peek() not in {"", "|", ")"}:
             item = self.item()
             least, most = self.quantifier()
-            if (least, most) == (1, 1):
-                sequence.add(item)
-            elif (least, most) == (0, 1) and item.exact is not None:
-                sequence.add(_Info(item.exact | {""}))
-            elif least == 0:
-                sequence.add(_ANYTHING)
-            else:  # the first time, then anything, then the last time
-                sequence.add(item)
-                sequence.cut()
+            if (least, most) == (0, 1) and item.exact is not None:
+                items.append((_Info(item.exact | {""}), False))
+            elif most is None and least and item.exact is not None:  # the first time, then anything, then the last time
+                items.append((_Info(None, (), item.exact, item.exact), False))
+            else:
+                items.append((item, not least))
+        ahead = _ahead(items) if any(optional for _, optional in items) else []
+        sequence = _Sequence()
+        for number, (item, optional) in enumerate(items):
+            if optional:
+                sequence.optional(item, ahead[number])
+            else:
                 sequence.add(item)
         return sequence.info()
 
@@ -175,7 +250,7 @@ class _Reader:
             return _ANYTHING
         if char in {"^", "$"}:
             return _Info(frozenset({BEGIN if char == "^" else END}))
-        return _characters([char])
+        return _characters((char,))
 
     def group(self) -> _Info:
         if self.peek() == "?":
@@ -202,10 +277,10 @@ class _Reader:
         if char in {"A", "z"}:
             return _Info(frozenset({BEGIN if char == "A" else END}))
         if char in _CLASSES:
-            return _characters(list(_CLASSES[char]))
+            return _characters(tuple(_CLASSES[char]))
         if char in set("DSwW"):
             return _ANYTHING
-        return _characters([self.literal(char)])
+        return _characters((self.literal(char),))
 
     def literal(self, char: str) -> str:
         """The character that a backslash and `char` stand for."""
@@ -240,7 +315,7 @@ class _Reader:
                 continue
             known &= self.member(members)
         self.take()
-        return _characters(sorted(members)) if known else _ANYTHING
+        return _characters(tuple(sorted(members))) if known else _ANYTHING
 
     def member(self, members: set[str]) -> bool:
         """One character, range or escape of a class; False where it is not spelt out."""
@@ -264,7 +339,8 @@ class _Reader:
         return True
 
 
-def _characters(members: list[str]) -> _Info:
+@lru_cache(maxsize=4096)
+def _characters(members: tuple[str, ...]) -> _Info:
     """Separators are one character here already, so that they multiply once."""
     if any(not char.isascii() or char in {BEGIN, END} for char in members):
         return _ANYTHING  # case beyond ASCII is RE2's affair
@@ -278,22 +354,15 @@ def _joined(branches: list[_Info]) -> _Info:
         return _Info(exact)
     if len(branches) == 1:
         return branches[0]
-    best = [_longest([*branch.clauses, *([branch.exact] if branch.exact is not None else [])]) for branch in branches]
-    clause = frozenset(text for texts in best for text in texts)
-    return _Info(
-        None,
-        (clause,) if all(best) else (),
-        _union([branch.head if branch.exact is None else branch.exact for branch in branches]),
-        _union([branch.tail if branch.exact is None else branch.exact for branch in branches]),
-    )
+    held = [sorted(_holds(branch), key=_of_clause)[:MAX_CLAUSES] for branch in branches]
+    clauses = [  # the rarest of each, the second of each, and so on: any choice is implied
+        frozenset(text for texts in held for text in texts[min(rank, len(texts) - 1)])
+        for rank in range(max(map(len, held)) if all(held) else 0)
+    ]
+    return _Info(None, tuple(clauses), _union(list(map(_begins, branches))), _union(list(map(_ends, branches))))
 
 
 def _union(sets: list[frozenset[str]]) -> frozenset[str]:
     """All of the strings, or the empty one for any when they are too many or one of them is empty."""
     union = frozenset(text for texts in sets for text in texts)
     return union if union and len(union) <= MAX_EXACT else _NOTHING
-
-
-def _longest(clauses: list[frozenset[str]]) -> frozenset[str]:
-    """The clause whose shortest string is longest."""
-    return max(clauses, key=lambda clause: min(map(len, clause)), default=frozenset())

@@ -13,8 +13,8 @@ from typing import Literal
 from msgspec import Struct
 
 from sensor.events.derived import DERIVED
-from sensor.rules import ir
-from sensor.rules.literals import normal, required
+from sensor.rules import ir, ordinary
+from sensor.rules.literals import likelihood, normal, required
 
 AtomKind = Literal["exact", "name", "literal", "network", "number", "flag"]
 Clause = frozenset["Atom"]
@@ -24,6 +24,7 @@ MAX_BRANCHES = 12  # of a rule
 MOST_COMPARED = 512  # literals of a clause
 RARE = 0.004  # the likelihood below which a first clause needs no second
 FREQUENT = 0.7  # the likelihood from which a further clause is not worth its look-ups
+FREQUENT_TEXT = 0.3  # the same of one that a text is searched for
 
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
@@ -70,55 +71,13 @@ _VALUE = {
     "StandardOutput": 0.05,
     "StandardError": 0.05,
     "DestinationHostname": 0.01,
+    "Uid": 0.5,
+    "EffectiveUid": 0.5,
 }
 _VALUE_SELDOM = 0.001
 
-# Command lines of everyday work, roughly: how often a literal is in them tells how poor a clause it makes.
-_ORDINARY = [
-    normal(f" {line.strip()} ")
-    for line in """/bin/sh -c cd /home/user/project && make -C sub all V=1
-bash -c ls -la /tmp/x | head -n 20; cat README.md
-/usr/bin/env bash -l -i
-sudo -u user env PATH=/usr/local/bin:/usr/bin:/bin sh -e build.sh
-gcc -O2 -g -Wall -fPIC -I/usr/include/python3.11 -DNAME=1 -c src/main.c -o build/temp.linux-x86_64/main.o
-/usr/lib/gcc/x86_64-linux-gnu/12/cc1 -quiet -imultiarch x86_64-linux-gnu a.c -mtune=generic -o /tmp/ccA1.s
-as -I include --64 -o build/a.o /tmp/ccA1.s
-/usr/bin/ld -plugin liblto.so --build-id -m elf_x86_64 -dynamic-linker /lib64/ld-linux.so.2 -pie -o prog -lc
-ar rcs libx.a a.o b.o
-make -j8 all
-cmake -S . -B build -DCMAKE_BUILD_TYPE=Release --install-prefix /opt/x
-ninja -C build -j 4 install
-python3 -m pip install --user --upgrade -r requirements.txt --index-url https://host.org/simple
-/usr/bin/python3.11 -c from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)
-python -m pytest -q -x tests/test_a.py -k name --maxfail=1 -n 4
-python train.py --config conf/base.yaml --epochs 10 --lr 0.001 --output /data/out
-python -m ipykernel_launcher -f /root/.local/share/jupyter/runtime/kernel-12ab.json
-uvicorn server:app --host 127.0.0.1 --port 8000 --reload
-node /usr/lib/node_modules/npm/bin/npm-cli.js install left-pad@1.3.0
-npm run build -- --mode production
-git clone --depth 1 https://github.com/org/repo.git
-git -c core.quotepath=false diff --stat HEAD~1 -- src/a.py
-git status --porcelain -uno
-ssh git@github.com git-upload-pack 'org/repo.git'
-curl -sSfL -o out.tar.gz https://pypi.org/simple/p/
-wget -q http://localhost:8080/index.html
-tar xzf out.tar.gz -C /opt
-find . -type f -name *.py -exec grep -n pattern {} +
-grep -rn --include=*.py pattern src
-sed -i s/foo/bar/g conf.txt
-rm -rf /tmp/tmp12
-cp -a src dst
-mkdir -p a/b
-cat /etc/os-release
-sort -u -k 2 list.txt
-apt-get install -y --no-install-recommends gcc
-dpkg --configure -a
-java -jar app.jar --server.port=9000
-cargo build --release
-go test ./... -run Test -count=1
-docker-init -- sleep 5
-torchrun --nproc_per_node=8 --master_addr 10.0.0.1 --master_port 29500 train.py""".splitlines()
-]
+_PROGRAMS = frozenset({"Image", "ImageInvoked", "ParentImage"})
+_PROGRAM = {name: ordinary.PROGRAMS.count(name) / len(ordinary.PROGRAMS) for name in ordinary.PROGRAMS}
 
 
 class Atom(Struct, frozen=True):
@@ -176,9 +135,33 @@ def _differ(item: ir.Or, direct: str | None) -> bool:
 
 
 def _worth(clauses: Sequence[Clause]) -> tuple[Clause, ...]:
-    best = sorted(dict.fromkeys(clauses), key=_likelihood)[:PLANES]
+    best = list[Clause]()
+    for clause in sorted(dict.fromkeys(clauses), key=_likelihood):
+        if not any(_says(known, clause) for known in best):
+            best.append(clause)
+            if len(best) == PLANES:
+                break
     poor = bool(best) and _likelihood(best[0]) > RARE
-    return tuple(c for i, c in enumerate(best) if not i or ((poor or _free(c)) and _likelihood(c) < FREQUENT))
+    return tuple(c for i, c in enumerate(best) if not i or ((poor or _free(c)) and _likelihood(c) < _frequent(c)))
+
+
+def _frequent(clause: Clause) -> float:
+    return FREQUENT_TEXT if any(atom.kind == "literal" for atom in clause) else FREQUENT
+
+
+def _says(known: Clause, clause: Clause) -> bool:
+    """`clause` holds whenever `known` does: each of its literals holds one of the clause's."""
+    if len(known) * len(clause) > MOST_COMPARED:
+        return False
+    texts: dict[str, list[bytes]] = {}
+    for atom in clause:
+        if isinstance(atom.value, bytes):
+            texts.setdefault(atom.attribute, []).append(atom.value)
+    return all(
+        atom in clause
+        or (isinstance(atom.value, bytes) and any(text in atom.value for text in texts.get(atom.attribute, ())))
+        for atom in known
+    )
 
 
 def _free(clause: Clause) -> bool:
@@ -235,20 +218,21 @@ def _of_alternatives(parts: list[list[Clause]]) -> list[Clause]:
     ]
 
 
+@lru_cache(maxsize=65536)
 def _likelihood(clause: Clause) -> float:
     """A rough guess of how often the clause holds; only its order matters."""
-    return sum(map(_weight, clause))
+    texts = [atom.value for atom in clause if isinstance(atom.value, bytes) and atom.attribute not in _VALUE]
+    if len(texts) == len(clause):
+        return likelihood(texts)
+    return likelihood(texts) + sum(_weight(atom) for atom in clause if atom.value not in texts)
 
 
-@lru_cache(maxsize=65536)
 def _weight(atom: Atom) -> float:
     if atom.kind == "flag":
         true = _TRUE.get(atom.attribute, _TRUE_SELDOM)
         return true if atom.value else 1.0 - true
-    if isinstance(atom.value, bytes) and atom.attribute not in _VALUE:
-        literal = atom.value
-        return sum(literal in line for line in _ORDINARY) / len(_ORDINARY) + 0.1 / len(literal) ** 3
-    return _VALUE.get(atom.attribute, _VALUE_SELDOM)
+    often = _PROGRAM.get(str(atom.value).rpartition("/")[2], 0.0) if atom.attribute in _PROGRAMS else 0.0
+    return often + _VALUE.get(atom.attribute, _VALUE_SELDOM)
 
 
 def _telling(atom: Atom) -> bool:

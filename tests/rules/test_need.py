@@ -19,7 +19,15 @@ from sensor.rules.need import Atom
         ("Stratum\\+tcp://", [["stratum+tcp://"]]),
         ("abc|defg", [["abc", "defg"]]),
         ("abcd?", [["abc", "abcd"]]),
-        ("abcd*ef", [["abc"], ["ef"]]),
+        ("abcd*ef", [["abcd", "abce"], ["abcef", "def"]]),
+        ("abc(?:d\\S*)?ef", [["abcd", "abce"], ["ef"]]),
+        ("ab(?:c.*d)*ef", [["abc", "abe"], ["abef", "def"]]),
+        ("open\\s*\\(", [["open "]]),
+        ("[;&|]\\s*nc", [[" nc", ";nc"]]),
+        ("nc\\s*(?:$|[|>])", [["nc ", "nc;", "nc>"]]),
+        ("^\\s*at", [[" at"]]),
+        ("a\\s*b?c", [["a ", "ab", "ac"]]),
+        ("x(?:abc.*defg|hijk.*lm)", [["abc", "lm"], ["defg", "hijk"], ["xabc", "xhijk"]]),
         ("abcd+ef", [["abcd"], ["def"]]),
         ("ab{2,3}c", [["ab"], ["bc"]]),
         ("(abc)?de", [["abcde", "de"]]),
@@ -55,6 +63,7 @@ def test_required_literals(pattern: str, expected: list[list[str]]) -> None:
 
 
 _TOKENS = ["a", "B", "ab", " ", "-", ".", "[ab]", "[^a]", "[a-c]", "(a|b)", "(?:ab)?", "\\.", "\\w", "\\s", "a*", "b+?"]
+_TOKENS += ["\\s*", "(?:", ")?", ")*", ")+", "[\\s;|&]*", "[-.]?", "(?:\\s+-\\S+)*", "$", ";"]
 _TOKENS += [
     "a?",
     "b{2}",
@@ -72,7 +81,13 @@ _TOKENS += [
     "[\\s\"']",
     "\\x41",
 ]
-TEXTS = st.text('abcAB. -/"\n', max_size=14)
+TEXTS = st.text('abcAB. -/"\n;|', max_size=14)
+
+
+_WELL_FORMED = [f"{item}{often}" for often in ("", "?", "*", "+", "{2,3}") for item in (
+    "a", "\\s", "[;|]", "(?:a|b\\s*)", "(?:^|\\s)", "(?:$|[;-])", "(?:-a.*b)", "(?:\\s*a)", "(?:a?(?:b\\s*)*|;+)",
+    "\\b",
+)]  # fmt: skip
 
 
 @settings(max_examples=3000, deadline=None)
@@ -91,6 +106,17 @@ def test_every_match_of_a_regex_holds_one_literal_of_each_clause(pieces: list[st
     if compiled.search(text):
         seen = normal(f" {text} ")
         for clause in required(flags + "".join(pieces)):
+            assert any(literal in seen for literal in clause)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(pieces=st.lists(st.sampled_from(_WELL_FORMED), min_size=2, max_size=7), text=TEXTS)
+def test_what_may_be_missing_hides_nothing(pieces: list[str], text: str) -> None:
+    """As above, of regexes that are always well-formed and mostly optional."""
+    compiled = re2.compile("".join(pieces))
+    seen = normal(f" {text} ")
+    if compiled.search(text):
+        for clause in required("".join(pieces)):
             assert any(literal in seen for literal in clause)
 
 
@@ -156,3 +182,30 @@ def test_a_flag_that_costs_no_look_up_stands_beside_a_rare_clause() -> None:
 def test_a_literal_that_holds_another_of_its_clause_is_left_out() -> None:
     rule = ir.Or((text("CommandLine", "contains", "xmrig"), text("CommandLine", "contains", "xmrig-cuda")))
     assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"xmrig")}),)
+
+
+def test_a_clause_that_the_better_one_says_already_is_not_asked_again() -> None:
+    rule = ir.And((text("CommandLine", "contains", "-o remoteforward"), text("CommandLine", "contains", "forward")))
+    assert only(rule) == (frozenset({Atom("CommandLine", "literal", b"-o remoteforward")}),)
+    python = ir.And((text("CommandLine", "contains", "python -c"), text("CommandLine", "contains", "python")))
+    assert only(python) == (frozenset({Atom("CommandLine", "literal", b"python -c")}),)
+
+
+def test_an_everyday_program_or_word_is_asked_for_a_second_clause_and_a_rare_one_is_not() -> None:
+    beside = text("ParentCommandLine", "contains", "postinstall")
+    assert len(only(ir.And((text("Image", "suffix", "/curl"), beside, text("User", "exact", "u"))))) == 1
+    shells = ir.Or((text("Image", "suffix", "/sh"), text("Image", "suffix", "/bash")))
+    assert only(ir.And((shells, ir.Number("EffectiveUid", "eq", 0))))[1:] == (
+        frozenset({Atom("EffectiveUid", "number", 0)}),
+    )
+
+
+def test_a_word_of_every_third_line_is_not_searched_for_behind_a_rarer_one() -> None:
+    regex = ir.Regex("CommandLine", "\\bcurl\\s.*/.*\\|\\s*sh")
+    assert frozenset({Atom("CommandLine", "literal", b"/")}) not in only(regex)
+    assert frozenset(Atom("CommandLine", "literal", value) for value in (b"; ", b";s")) in only(regex)
+
+
+def test_a_shell_goes_on_to_another_command_by_signs_that_are_no_blank() -> None:
+    assert normal(" a|b;c && d ") == b" a;b;c ;; d "
+    assert normal("'x'=(y)") == b" x   y "

@@ -7,6 +7,7 @@ between. What this reading does not know makes it say less, never something wron
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from msgspec import Struct
@@ -22,6 +23,8 @@ FOLDED = bytes(range(128)).lower().translate(NORMAL) + bytes(range(128, 256))  #
 
 BEGIN, END = "\x01", "\x02"  # the text's or a line's two ends; the index sets text off with spaces
 
+# Characters that are themselves, taken together: one by one they are most of the work.
+_PLAIN = re.compile(rf"[^{BEGIN}{END}\x80-\U0010ffff\\()\[.^$|?*+{{]+(?![?*+{{])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _CLASSES = {"s": "\t\n\f\r ", "d": "0123456789"}
 
@@ -65,6 +68,8 @@ def required(pattern: str) -> tuple[frozenset[bytes], ...]:
 
 def _resolved(text: str) -> bytes:
     """An anchor at the right end of a string is a space there; anywhere else it takes no room."""
+    if BEGIN not in text and END not in text:
+        return normal(text)
     body = text.replace(BEGIN, "").replace(END, "")
     head, tail = text[: len(text) - len(text.lstrip(BEGIN + END))], text[len(text.rstrip(BEGIN + END)) :]
     return (b" " if BEGIN in head else b"") + normal(body) + (b" " if END in tail and body else b"")
@@ -90,7 +95,7 @@ class _Sequence:
     def multiply(self, texts: frozenset[str]) -> None:
         if len(self.current) * len(texts) > MAX_EXACT:
             self.cut()
-        self.current = frozenset(left + right for left in self.current for right in texts)
+        self.current = frozenset([left + right for left in self.current for right in texts])
 
     def cut(self) -> None:
         if self.head is None:
@@ -132,6 +137,11 @@ class _Reader:
     def sequence(self) -> _Info:
         sequence = _Sequence()
         while self.peek() not in {"", "|", ")"}:
+            plain = _PLAIN.match(self.pattern, self.at)
+            if plain:
+                self.at = plain.end()
+                sequence.multiply(frozenset({normal(plain[0]).decode()}))
+                continue
             item = self.item()
             least, most = self.quantifier()
             if (least, most) == (1, 1):
@@ -266,9 +276,10 @@ class _Reader:
 
 def _characters(members: list[str]) -> _Info:
     """Separators are one character here already, so that they multiply once."""
-    if any(not char.isascii() or char in {BEGIN, END} for char in members):
+    text = "".join(members)
+    if not text.isascii() or BEGIN in text or END in text:
         return _ANYTHING  # case beyond ASCII is RE2's affair
-    distinct = frozenset(normal(char).decode() for char in members)
+    distinct = frozenset(normal(text).decode())
     return _Info(distinct) if 0 < len(distinct) <= MAX_CLASS else _ANYTHING
 
 

@@ -119,6 +119,7 @@ go test ./... -run Test -count=1
 docker-init -- sleep 5
 torchrun --nproc_per_node=8 --master_addr 10.0.0.1 --master_port 29500 train.py""".splitlines()
 ]
+_ALL_ORDINARY = b"\n".join(_ORDINARY)  # no normal text has a line break
 
 
 class Atom(Struct, frozen=True):
@@ -247,7 +248,8 @@ def _weight(atom: Atom) -> float:
         return true if atom.value else 1.0 - true
     if isinstance(atom.value, bytes) and atom.attribute not in _VALUE:
         literal = atom.value
-        return sum(literal in line for line in _ORDINARY) / len(_ORDINARY) + 0.1 / len(literal) ** 3
+        met = sum(literal in line for line in _ORDINARY) if literal in _ALL_ORDINARY else 0  # most are in none
+        return met / len(_ORDINARY) + 0.1 / len(literal) ** 3
     return _VALUE.get(atom.attribute, _VALUE_SELDOM)
 
 

@@ -54,9 +54,11 @@ class Children:
 
         Path(f"{output}.setting").write_bytes(setting.encode(self._using))
         Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files)))
-        command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--quiet"]
+        command = [sys.executable, "-S", "-P", "-m", "sensor.rules.child", "--keep-going", "--quiet"]
         command += ["--output", str(output), "--files-from", f"{output}.files", "--setting", f"{output}.setting"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        # It is told where we find what we import, and need not look for it again (-S).
+        where = [str(Path(__file__).parent.parent.parent), *filter(None, sys.path)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(where)}
         with open(f"{output}.said", "wb") as said:
             child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         self._running.append((child, output))

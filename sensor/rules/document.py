@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import yaml
 from msgspec import Struct
 
-from sensor.rules.ruleset import MAX_FILE_BYTES
+from sensor.rules import files
+from sensor.rules.files import MAX_FILE_BYTES
 
 MAX_NODES = 50_000  # aliases expand: a small file can stand for a huge tree
 MAX_DEPTH = 32
@@ -81,8 +82,7 @@ class Document(Struct, frozen=True):
 def read(path: Path) -> str:
     """The file's text. Raises RefusalError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = files.read(path)
     except OSError as error:
         raise RefusalError(f"cannot be read: {error.strerror}", 1) from error
     if len(content) > MAX_FILE_BYTES:

@@ -5,6 +5,7 @@ Never imports pySigma or PyYAML. A change of any rule file, or of the compiler, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -138,15 +139,33 @@ def load(
     files = rule_files(paths)
     if not files:
         raise RuleError(f"{', '.join(map(str, paths)) or 'rules'}:1: no rule files there")
-    now = {path: seen(path) for path in files}
-    using = setting.of(placeholders, [path for path in files if now[path].filters])
-    ruleset = joined(_units(now, using, None if cache_dir is None else Path(cache_dir) / CACHE_FILE))
+    cache = None if cache_dir is None else Path(cache_dir) / CACHE_FILE
+    with Children() as children:
+        children.start(_newer(files, cache))
+        now = {path: seen(path) for path in files}
+        using = setting.of(placeholders, [path for path in files if now[path].filters])
+        units = _units(now, using, cache, children)
+    ruleset = joined(units)
     if ruleset.refused and not keep_going:
         raise RuleError("\n".join(ruleset.refused))
     return ruleset
 
 
-def _units(now: Mapping[Path, Seen], using: Setting, cache: Path | None) -> list[Unit]:
+def _newer(files: Sequence[Path], cache: Path | None) -> list[Path]:
+    """Those that changed since there is a cache, to guess by: times prove nothing."""
+    try:
+        written = cache.stat().st_mtime_ns if cache is not None else 0
+    except OSError:
+        written = 0
+    found = []
+    for path in files:
+        with contextlib.suppress(OSError):
+            if path.stat().st_ctime_ns > written:
+                found.append(path)
+    return found
+
+
+def _units(now: Mapping[Path, Seen], using: Setting, cache: Path | None, children: Children) -> list[Unit]:
     """What each file gives: from the cache where neither it nor the compiler changed, else from children."""
     key = _compiler(using)
     kept = _kept(cache, key) if cache is not None else {}
@@ -156,10 +175,10 @@ def _units(now: Mapping[Path, Seen], using: Setting, cache: Path | None) -> list
         if (one := kept.get(name := str(path))) is not None and one.content == file.content
     }
     changed = [path for path in now if str(path) not in fitting]
-    with Children(changed, using) as children:
-        units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
-        for name, data in children.results().items():
-            fitting[name], units[name] = data, _UNIT.decode(data)
+    children.compile(changed, using)
+    units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
+    for name, data in children.results().items():
+        fitting[name], units[name] = data, _UNIT.decode(data)
     if cache is not None and changed:
         # Those of another rule set stay: whoever goes back to it does not compile it again.
         others = [(name, one) for name, one in kept.items() if name not in units][-MOST_OTHERS:]

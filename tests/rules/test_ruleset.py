@@ -37,14 +37,14 @@ def folder(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever the child runs."""
     calls: list[int] = []
-    real = children.Children.__init__
+    real = children.Children.compile
 
     def counted(self: children.Children, files: list[Path], using: Setting) -> None:
         if files:
             calls.append(len(files))
         real(self, files, using)
 
-    monkeypatch.setattr(children.Children, "__init__", counted)
+    monkeypatch.setattr(children.Children, "compile", counted)
     return calls
 
 

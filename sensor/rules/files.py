@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -30,11 +31,22 @@ def rule_files(paths: Iterable[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
-            found.update((p, None) for p in files if not p.name.endswith(_EXAMPLES))
+            found.update((Path(text), None) for text in sorted(_below(path), key=_parts) if os.path.isfile(text))
         else:
             found[path] = None  # also one that is missing: the compiler says so
     return list(found)
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """Texts, since a thousand Paths take long to sort."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if os.path.splitext(name)[1] in _SUFFIXES and not name.endswith(_EXAMPLES):
+                yield os.path.join(place, name)
+
+
+def _parts(text: str) -> list[str]:
+    return text.split(os.sep)
 
 
 def read(path: Path) -> bytes:

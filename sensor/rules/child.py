@@ -13,7 +13,7 @@ import sys  # noqa: E402
 from sensor.rules import sigma  # noqa: E402
 
 if __name__ == "__main__":
-    sys.stdin.read()  # until what to compile is written down
+    sys.stdin.readline()  # until what to compile is written down
     status = sigma.main()
     sys.stdout.flush()
     sys.stderr.flush()

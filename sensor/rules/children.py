@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -61,7 +62,9 @@ class Children:
         where = [str(Path(__file__).parent.parent.parent), *filter(None, sys.path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(where)}
         with open(f"{output}.said", "wb") as said:
-            child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said)
+            child = subprocess.Popen(
+                command, bufsize=0, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said
+            )
         self._started.append((child, output))
 
     def compile(self, files: Sequence[Path], using: Setting) -> None:
@@ -76,7 +79,8 @@ class Children:
                 Path(f"{output}.setting").write_bytes(setting.encode(using))
                 Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files[number :: self._told])))
                 assert child.stdin is not None
-                child.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it has died, of which its status tells more
+                    child.stdin.write(b"\n")  # its end alone would not do: a fork of ours may hold it open
         except OSError as error:
             raise self._failed(error) from error
 

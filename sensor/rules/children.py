@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -28,44 +29,66 @@ _UNITS = msgspec.msgpack.Decoder(dict[str, bytes])
 
 
 class Children:
-    """They run from entering on, as many as there are processors and work for them; none of them outlives the exit."""
+    """Started as soon as it is likely that there is something to compile, they import what they need while the core
+    still looks for what has changed. None of them outlives the exit."""
 
-    def __init__(self, files: Sequence[Path], using: Setting) -> None:
-        self._files = files
-        self._using = using
-        self._many = max(1, min(len(os.sched_getaffinity(0)), MOST_CHILDREN, len(files) // FILES_A_CHILD))
-        self._deadline = time.monotonic() + COMPILE_SECONDS
-        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
+    def __init__(self) -> None:
+        self._files: Sequence[Path] = ()
+        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._told = 0
+        self._deadline = 0.0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Children:
-        if self._files:
-            try:
-                self._folder = tempfile.TemporaryDirectory(prefix="pinfold-rules-")
-                for number in range(self._many):
-                    self._start(Path(self._folder.name) / str(number), self._files[number :: self._many])
-            except OSError as error:
-                self.__exit__(None, None, None)
-                raise self._failed(error) from error
         return self
 
-    def _start(self, output: Path, files: Sequence[Path]) -> None:
+    def start(self, files: Sequence[Path]) -> None:
+        """As many as there are processors and work for, of all that were started. Raises RuleError."""
+        self._files = files
+        try:
+            while len(self._started) < _many(files):
+                if self._folder is None:
+                    self._folder = tempfile.TemporaryDirectory(prefix="pinfold-rules-")
+                self._start(Path(self._folder.name) / str(len(self._started)))
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _start(self, output: Path) -> None:
         import subprocess  # noqa: PLC0415  # only when the cache lacks something: it costs the warm start 10 ms
 
-        Path(f"{output}.setting").write_bytes(setting.encode(self._using))
-        Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files)))
-        command = [sys.executable, "-P", "-m", "sensor.rules.sigma", "--keep-going", "--quiet"]
+        command = [sys.executable, "-S", "-P", "-m", "sensor.rules.child", "--keep-going", "--quiet"]
         command += ["--output", str(output), "--files-from", f"{output}.files", "--setting", f"{output}.setting"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        # It is told where we find what we import, and need not look for it again (-S).
+        where = [str(Path(__file__).parent.parent.parent), *filter(None, sys.path)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(where)}
         with open(f"{output}.said", "wb") as said:
-            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        self._running.append((child, output))
+            child = subprocess.Popen(
+                command, bufsize=0, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said
+            )
+        self._started.append((child, output))
+
+    def compile(self, files: Sequence[Path], using: Setting) -> None:
+        """These they shall, and nothing else: of those that were started in vain, they end. Raises RuleError."""
+        self.start(files)
+        self._deadline = time.monotonic() + COMPILE_SECONDS
+        self._told = _many(files)
+        for child, _ in self._started[self._told :]:
+            child.kill()
+        try:
+            for number, (child, output) in enumerate(self._started[: self._told]):
+                Path(f"{output}.setting").write_bytes(setting.encode(using))
+                Path(f"{output}.files").write_bytes(b"\0".join(map(os.fsencode, files[number :: self._told])))
+                assert child.stdin is not None
+                with contextlib.suppress(BrokenPipeError):  # it has died, of which its status tells more
+                    child.stdin.write(b"\n")  # its end alone would not do: a fork of ours may hold it open
+        except OSError as error:
+            raise self._failed(error) from error
 
     def results(self) -> dict[str, bytes]:
         """Each file's encoded unit, when all have ended. Raises RuleError."""
         found: dict[str, bytes] = {}
         try:
-            for child, output in self._running:
+            for child, output in self._started[: self._told]:
                 if child.wait(max(0.1, self._deadline - time.monotonic())):
                     said = Path(f"{output}.said").read_bytes().decode("utf-8", "replace")
                     reason = f"it ended with status {child.returncode}: {said.strip().rpartition(chr(10))[2]}"
@@ -85,9 +108,17 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child, _ in self._running:
+        for child, _ in self._started:
             if child.poll() is None:
                 child.kill()
                 child.wait()
+            if child.stdin is not None:
+                child.stdin.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _many(files: Sequence[Path]) -> int:
+    if not files:
+        return 0
+    return max(1, min(len(os.sched_getaffinity(0)), MOST_CHILDREN, len(files) // FILES_A_CHILD))

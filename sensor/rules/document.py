@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import yaml
 from msgspec import Struct
 
-from sensor.rules.ruleset import MAX_FILE_BYTES
+from sensor.rules import files
+from sensor.rules.files import MAX_FILE_BYTES
 
 MAX_NODES = 50_000  # aliases expand: a small file can stand for a huge tree
 MAX_DEPTH = 32
@@ -81,8 +82,7 @@ class Document(Struct, frozen=True):
 def read(path: Path) -> str:
     """The file's text. Raises RefusalError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = files.read(path)
     except OSError as error:
         raise RefusalError(f"cannot be read: {error.strerror}", 1) from error
     if len(content) > MAX_FILE_BYTES:
@@ -125,14 +125,16 @@ def _check(root: yaml.Node) -> None:
         budget -= 1
         if budget < 0 or depth > MAX_DEPTH:
             raise RefusalError("too large or too deep once its aliases are expanded", root.start_mark.line + 1)
+        if isinstance(node, yaml.ScalarNode):
+            continue
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
-                if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
-                    raise RefusalError(f"key {key.value!r} is there twice", key.start_mark.line + 1)
                 if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise RefusalError(f"key {key.value!r} is there twice", key.start_mark.line + 1)
                     seen.add(key.value)
-                stack += [(key, depth + 1), (value, depth + 1)]
+                stack += ((key, depth + 1), (value, depth + 1))
         elif isinstance(node, yaml.SequenceNode):
             stack += [(item, depth + 1) for item in node.value]
 

@@ -7,6 +7,7 @@ between. What this reading does not know makes it say less, never something wron
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -28,6 +29,8 @@ FOLDED = bytes(range(128)).lower().translate(NORMAL) + bytes(range(128, 256))  #
 
 BEGIN, END = "\x01", "\x02"  # the text's or a line's two ends; the index sets text off with spaces
 
+# Characters that are themselves, taken together: one by one they are most of the work.
+_PLAIN = re.compile(rf"[^{BEGIN}{END}\x80-\U0010ffff\\()\[.^$|?*+{{]+(?![?*+{{])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
 _CLASSES = {"s": "\t\n\f\r ", "d": "0123456789"}
 
@@ -204,6 +207,11 @@ class _Reader:
     def sequence(self) -> _Info:
         items: list[tuple[_Info, bool]] = []  # and whether it may be missing
         while self.peek() not in {"", "|", ")"}:
+            plain = _PLAIN.match(self.pattern, self.at)
+            if plain:
+                self.at = plain.end()
+                items.append((_Info(frozenset({normal(plain[0]).decode()})), False))
+                continue
             item = self.item()
             least, most = self.quantifier()
             if (least, most) == (0, 1) and item.exact is not None:
@@ -342,9 +350,10 @@ class _Reader:
 @lru_cache(maxsize=4096)
 def _characters(members: tuple[str, ...]) -> _Info:
     """Separators are one character here already, so that they multiply once."""
-    if any(not char.isascii() or char in {BEGIN, END} for char in members):
+    text = "".join(members)
+    if not text.isascii() or BEGIN in text or END in text:
         return _ANYTHING  # case beyond ASCII is RE2's affair
-    distinct = frozenset(normal(char).decode() for char in members)
+    distinct = frozenset(normal(text).decode())
     return _Info(distinct) if 0 < len(distinct) <= MAX_CLASS else _ANYTHING
 
 

@@ -7,7 +7,7 @@ specification 2 and its appendix of modifiers.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import re2
@@ -91,7 +91,12 @@ def _any_of(of: tuple[Field, ...], value: sigma.SigmaType, scope: Scope) -> ir.E
             refused = error
     if refused is not None and not found:
         raise refused
-    return ir.Or(tuple(found))
+    return _either(found)
+
+
+def _either(found: Sequence[ir.Expression]) -> ir.Expression:
+    """Mostly it is one."""
+    return found[0] if len(found) == 1 else ir.Or(tuple(found))
 
 
 def _absent(value: sigma.SigmaType, scope: Scope) -> ir.Expression:
@@ -126,6 +131,9 @@ def _anywhere(parts: tuple[str | int, ...], cased: bool, scope: Scope) -> ir.Exp
 
 
 def _value(field: Field, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
+    if isinstance(value, sigma.SigmaString):  # first: most values are, and to ask for the others takes long (ABC)
+        cased = isinstance(value, sigma.SigmaCasedString)
+        return _either([_string(field, parts, cased) for parts in filled(value, scope.placeholders)])
     if isinstance(value, sigma.SigmaExpansion):
         return ir.Or(tuple(_value(field, item, scope) for item in value.values))
     if isinstance(value, (sigma.SigmaNull, sigma.SigmaExists)):
@@ -133,9 +141,6 @@ def _value(field: Field, value: sigma.SigmaType, scope: Scope) -> ir.Expression:
         return ir.Not(empty) if isinstance(value, sigma.SigmaExists) and value.exists else empty
     if isinstance(value, sigma.SigmaFieldReference):
         return _reference(field, value, scope)
-    if isinstance(value, sigma.SigmaString):
-        cased = isinstance(value, sigma.SigmaCasedString)
-        return ir.Or(tuple(_string(field, parts, cased) for parts in filled(value, scope.placeholders)))
     if isinstance(value, sigma.SigmaRegularExpression):
         return _regex(field, value, scope)
     lower = next((lower for kind, lower in _LOWER.items() if isinstance(value, kind)), None)
@@ -217,7 +222,7 @@ def _regex(field: Field, value: sigma.SigmaRegularExpression, scope: Scope) -> i
             raise RefusalError(f"regex {pattern!r}: {_re2_reason(error)}") from error
     subjects = taxonomy.arguments() if field.attribute == "ArgvText" else (field,)
     numeric = field.kind in {"number", "time"}
-    return ir.Or(tuple(ir.Regex(subject.attribute, text, numeric) for subject in subjects for text in patterns))
+    return _either([ir.Regex(subject.attribute, text, numeric) for subject in subjects for text in patterns])
 
 
 def _re2_reason(error: Exception) -> str:

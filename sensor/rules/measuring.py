@@ -16,7 +16,8 @@ from msgspec import Struct
 from sensor.events.activity import Activity
 from sensor.rules import sigma
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Ruleset, load, rule_files
+from sensor.rules.files import rule_files
+from sensor.rules.ruleset import Ruleset, load
 from sensor.rules.testing import examples_of
 from sensor.rules.unit import Rule
 

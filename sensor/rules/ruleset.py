@@ -5,11 +5,11 @@ Never imports pySigma or PyYAML. A change of any rule file, or of the compiler, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from sensor.rules import pushdown, setting
 from sensor.rules.children import Children
 from sensor.rules.correlation.model import Correlation
 from sensor.rules.correlation.resolve import References
+from sensor.rules.files import Seen, read, rule_files, seen
 from sensor.rules.places import Place
 from sensor.rules.pushdown import EVERYTHING, Pushdown
 from sensor.rules.refusal import Refusal
@@ -31,13 +32,9 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "rules.cache"
 MAX_CACHE_BYTES = 64 << 20
-MAX_FILE_BYTES = 1 << 20  # of a rule file
 MOST_OTHERS = 1024  # units in the cache of files that are not loaded now
 
-_FILTER = re.compile(rb"^filter[ \t]*:", re.MULTILINE)
 _SOURCES = frozenset({".py", ".yaml", ".yml", ".json"})
-_SUFFIXES = (".yml", ".yaml")
-_EXAMPLES = tuple(f".events{suffix}" for suffix in _SUFFIXES)
 
 
 class Ruleset(Struct, frozen=True):
@@ -130,18 +127,6 @@ def _line(refusal: Refusal) -> int:
     return refusal.line
 
 
-def rule_files(paths: Iterable[Path | str]) -> list[Path]:
-    """Rule files below folders, and files named themselves, in order; examples are not rules."""
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
-            found.update((p, None) for p in files if not p.name.endswith(_EXAMPLES))
-        else:
-            found[path] = None  # also one that is missing: the compiler says so
-    return list(found)
-
-
 def load(
     paths: Sequence[Path | str],
     cache_dir: Path | str | None,
@@ -154,33 +139,51 @@ def load(
     files = rule_files(paths)
     if not files:
         raise RuleError(f"{', '.join(map(str, paths)) or 'rules'}:1: no rule files there")
-    using = setting.of(placeholders, filter_files(files))
-    ruleset = joined(_units(files, using, None if cache_dir is None else Path(cache_dir) / CACHE_FILE))
+    cache = None if cache_dir is None else Path(cache_dir) / CACHE_FILE
+    with Children() as children:
+        children.start(_newer(files, cache))
+        now = {path: seen(path) for path in files}
+        using = setting.of(placeholders, [path for path in files if now[path].filters])
+        units = _units(now, using, cache, children)
+    ruleset = joined(units)
     if ruleset.refused and not keep_going:
         raise RuleError("\n".join(ruleset.refused))
     return ruleset
 
 
-def filter_files(files: Iterable[Path]) -> list[Path]:
-    """Those with filters, which are told to all others."""
-    return [path for path in files if _FILTER.search(_content(path) or b"")]
+def _newer(files: Sequence[Path], cache: Path | None) -> list[Path]:
+    """Those that changed since there is a cache, to guess by: times prove nothing."""
+    try:
+        written = cache.stat().st_mtime_ns if cache is not None else 0
+    except OSError:
+        written = 0
+    found = []
+    for path in files:
+        with contextlib.suppress(OSError):
+            if path.stat().st_ctime_ns > written:
+                found.append(path)
+    return found
 
 
-def _units(files: Sequence[Path], using: Setting, cache: Path | None) -> list[Unit]:
+def _units(now: Mapping[Path, Seen], using: Setting, cache: Path | None, children: Children) -> list[Unit]:
     """What each file gives: from the cache where neither it nor the compiler changed, else from children."""
     key = _compiler(using)
     kept = _kept(cache, key) if cache is not None else {}
-    fitting = {str(path): one.data for path in files if (one := _fitting(kept.get(str(path)), path)) is not None}
-    changed = [path for path in files if str(path) not in fitting]
-    with Children(changed, using) as children:
-        units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
-        for name, data in children.results().items():
-            fitting[name], units[name] = data, _UNIT.decode(data)
+    fitting = {
+        name: one.data
+        for path, file in now.items()
+        if (one := kept.get(name := str(path))) is not None and one.content == file.content
+    }
+    changed = [path for path in now if str(path) not in fitting]
+    children.compile(changed, using)
+    units = {name: _UNIT.decode(data) for name, data in fitting.items()}  # while they work
+    for name, data in children.results().items():
+        fitting[name], units[name] = data, _UNIT.decode(data)
     if cache is not None and changed:
         # Those of another rule set stay: whoever goes back to it does not compile it again.
         others = [(name, one) for name, one in kept.items() if name not in units][-MOST_OTHERS:]
         _store(cache, key, dict(others) | {name: Kept(unit.content, fitting[name]) for name, unit in units.items()})
-    return [units[str(path)] for path in files]
+    return [units[str(path)] for path in now]
 
 
 class Kept(Struct, frozen=True):
@@ -194,24 +197,6 @@ _UNIT = msgspec.msgpack.Decoder(Unit)
 _KEPT = msgspec.msgpack.Decoder(dict[str, Kept])
 
 
-def _fitting(kept: Kept | None, path: Path) -> Kept | None:
-    return kept if kept is not None and kept.content == content_of(path) else None
-
-
-def content_of(path: Path) -> str:
-    """Of a file that cannot be read, it is none."""
-    content = _content(path)
-    return "unreadable" if content is None else digest(content)
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except OSError:
-        return None
-
-
 def _compiler(using: Setting) -> bytes:
     """A digest of the compiler's own source and data, of what it stands on, of its interpreter, and of its setting."""
     package = Path(__file__).parent
@@ -219,8 +204,15 @@ def _compiler(using: Setting) -> bytes:
     parts = [sys.version.encode(), setting.encode(using)]
     events = [package.parent / "events" / name for name in ("activity.py", "derived.py")]
     for path in [*sources, *events, *map(Path, using.filters)]:
-        parts += [os.fsencode(path.name), _content(path) or b""]
+        parts += [os.fsencode(path.name), _content(path)]
     return digest(*parts).encode()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read(path)
+    except OSError:
+        return b""
 
 
 def _kept(cache: Path, key: bytes) -> dict[str, Kept]:

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from sensor.rules import calls, ir, need, parse, places, pushdown, setting, unit
+from sensor.rules import calls, files, ir, need, parse, places, pushdown, setting, unit
 from sensor.rules import compile as compiler
 from sensor.rules.collection import collected
 from sensor.rules.correlation.draft import Draft
-from sensor.rules.correlation.parse import draft
 from sensor.rules.document import Document, RefusalError, documents, read
+from sensor.rules.files import filter_files, rule_files
 from sensor.rules.filters import Filters, filter_of
 from sensor.rules.refusal import Refusal
-from sensor.rules.ruleset import Ruleset, content_of, filter_files, joined, rule_files
 from sensor.rules.setting import Placeholders, Setting
 from sensor.rules.unit import Compiled, Dormant, Rule, Unit, digest
+
+if TYPE_CHECKING:
+    from sensor.rules.ruleset import Ruleset
 
 
 class _File:
@@ -59,7 +61,7 @@ class _File:
             self.refuse(error.line, error.reason)
         return Unit(
             file=str(self.path),
-            content=content or content_of(self.path),
+            content=content or files.seen(self.path).content,
             rules=tuple(self.rules),
             refused=tuple(self.refused),
             warnings=tuple(self.warnings),
@@ -84,6 +86,8 @@ class _File:
         return self.correlation if "correlation" in document.data else self.rule
 
     def correlation(self, document: Document) -> None:
+        from sensor.rules.correlation.parse import draft  # noqa: PLC0415  # few files have one, and it is 10 ms
+
         self.drafts.append(draft(self.path, document))
 
     def filter(self, document: Document) -> None:
@@ -110,10 +114,10 @@ class _File:
         self.refused.append(Refusal(line or 1, reason))
 
 
-def filters_of(files: Iterable[Path]) -> Filters:
+def filters_of(paths: Iterable[Path]) -> Filters:
     """Those that are right: what is wrong with one is said of its own file."""
     filters = Filters()
-    for path in files:
+    for path in paths:
         try:
             for document in collected(documents(read(path))):
                 if "filter" in document.data:
@@ -160,13 +164,15 @@ def compiled(parsed: parse.Parsed, file: str, line: int, name: str, name_line: i
 def build(paths: Sequence[Path], placeholders: Placeholders | None = None) -> Ruleset:
     """Every rule below `paths` (files or folders) that can be compiled, and what was refused. `placeholders`:
     name to the values of `|expand`."""
-    files = rule_files(paths)
-    return joined(units_of(files, setting.of(placeholders, filter_files(files))))
+    from sensor.rules.ruleset import joined  # noqa: PLC0415  # not for the core's children: it joins them itself
+
+    found = rule_files(paths)
+    return joined(units_of(found, setting.of(placeholders, filter_files(found))))
 
 
-def units_of(files: Iterable[Path], using: Setting) -> list[Unit]:
+def units_of(paths: Iterable[Path], using: Setting) -> list[Unit]:
     filters = filters_of(map(Path, using.filters))
-    return [_File(path, filters, using.placeholders).unit() for path in files]
+    return [_File(path, filters, using.placeholders).unit() for path in paths]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,15 +184,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--setting", type=Path, metavar="FILE", help="JSON: placeholders, and files that hold filters")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    gc.disable()  # a process of one task, most of whose objects live to its end
     listed = options.files_from.read_bytes().split(b"\0") if options.files_from else []
-    paths = [*options.paths, *(Path(os.fsdecode(name)) for name in listed if name)]
-    files = rule_files(paths)
-    using = setting.decode(options.setting.read_bytes()) if options.setting else setting.of(None, filter_files(files))
-    units = units_of(files, using)
+    found = rule_files([*options.paths, *(Path(os.fsdecode(name)) for name in listed if name)])
+    using = setting.decode(options.setting.read_bytes()) if options.setting else setting.of(None, filter_files(found))
+    units = units_of(found, using)
     descriptor = os.open(options.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.msgpack.encode({one.file: msgspec.msgpack.encode(one) for one in units}))
+    if options.quiet and options.keep_going:
+        return 0
+    from sensor.rules.ruleset import joined  # noqa: PLC0415  # as above
+
     refused = joined(units).refused
     for line in () if options.quiet else refused:
         print(line, file=sys.stderr)

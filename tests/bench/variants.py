@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sensor.rules.ruleset import rule_files
+from sensor.rules.files import rule_files
 from tests.bench.harness import BenchError
 
 _NAMESPACE = uuid.UUID("a7f8d3a2-54f0-4f3e-9a3c-0d6b5c1c2f10")

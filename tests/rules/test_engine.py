@@ -17,7 +17,8 @@ from sensor.events.activity import SandboxChange
 from sensor.rules import compile as compiler
 from sensor.rules import index, runtime
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import load, rule_files
+from sensor.rules.files import rule_files
+from sensor.rules.ruleset import load
 from sensor.rules.testing import activity, examples_of
 from tests.rules.helpers import build, rule_text
 

@@ -10,7 +10,8 @@ import yaml
 from sensor.rules import taxonomy
 from sensor.rules.engine import Engine
 from sensor.rules.fields import CATEGORIES
-from sensor.rules.ruleset import Ruleset, rule_files
+from sensor.rules.files import rule_files
+from sensor.rules.ruleset import Ruleset
 from sensor.rules.sigma import build
 from sensor.rules.testing import activity, examples_file, run_examples
 from tests.rules.helpers import matches

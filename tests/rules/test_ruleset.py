@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sensor.errors import RuleError
-from sensor.rules import children, ir
+from sensor.rules import children, ir, ruleset
 from sensor.rules.engine import Engine
+from sensor.rules.files import rule_files
 from sensor.rules.ruleset import CACHE_FILE, load
 from sensor.rules.setting import Setting
 from sensor.rules.testing import activity
@@ -37,14 +41,14 @@ def folder(tmp_path: Path) -> Path:
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever the child runs."""
     calls: list[int] = []
-    real = children.Children.__init__
+    real = children.Children.compile
 
     def counted(self: children.Children, files: list[Path], using: Setting) -> None:
         if files:
             calls.append(len(files))
         real(self, files, using)
 
-    monkeypatch.setattr(children.Children, "__init__", counted)
+    monkeypatch.setattr(children.Children, "compile", counted)
     return calls
 
 
@@ -129,6 +133,39 @@ def test_many_files_are_shared_out_among_children(
     assert [Path(rule.file).stem for rule in load([folder], None).rules] == [
         "more0", "more1", "more2", "more3", "more4", "one", "two",
     ]  # fmt: skip
+
+
+def test_a_child_started_for_nothing_ends_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiles: list[int]
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def kept(*arguments: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*arguments, **named))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", kept)
+    loaded = load([folder], tmp_path)
+    load([folder], tmp_path)
+    assert len(started) == 1
+    assert not started[0].returncode
+    monkeypatch.setattr(ruleset, "_newer", lambda files, _: files)
+    assert load([folder], tmp_path) == loaded
+    assert compiles == [2]
+    assert len(started) == 2
+    assert started[1].returncode == -signal.SIGKILL
+
+
+def test_a_file_newer_than_the_cache_is_guessed_to_have_changed(folder: Path, tmp_path: Path) -> None:
+    files = rule_files([folder])
+    cache = tmp_path / CACHE_FILE
+    assert ruleset._newer(files, cache) == ruleset._newer(files, None) == files
+    load([folder], tmp_path)
+    os.utime(cache, ns=(0, time.time_ns() + 10**9))
+    assert ruleset._newer([*files, folder / "missing.yml"], cache) == []
+    os.utime(cache, ns=(0, 0))
+    assert ruleset._newer(files, cache) == files
 
 
 def test_a_rule_can_be_read_and_its_tree_had_again(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from sensor.rules import sigma
 from sensor.rules.document import MAX_NODES
 from sensor.rules.engine import Engine
 from sensor.rules.fields import CATEGORIES
-from sensor.rules.ruleset import MAX_FILE_BYTES
+from sensor.rules.files import MAX_FILE_BYTES
 from sensor.rules.testing import activity
 from tests.rules.helpers import build, rule_text
 

@@ -80,9 +80,13 @@ def digest(*parts: bytes) -> str:
 
 
 def encode_needs(branches: Iterable[Branch]) -> bytes:
+    """In one order: a set's is another in each process, and the rule that did not change would be another one."""
     return msgspec.msgpack.encode(
         [
-            [[(atom.attribute, atom.kind, atom.value) for atom in clause] for clause in branch.clauses]
+            [
+                sorted(((atom.attribute, atom.kind, atom.value) for atom in clause), key=repr)
+                for clause in branch.clauses
+            ]
             for branch in branches
         ]
     )

@@ -1,16 +1,15 @@
 """The look-ups in front of a category's rules: made of what its branches need, when rules are loaded.
 
-`Index.find(activity)` gives bits for the branches worth evaluating. Each look-up gives the bits of all clauses that it
-satisfies, PLANES groups of one bit a branch; a branch is a candidate when its bit is set in every group. One with fewer
-clauses has the rest for free.
+`find(activity)` gives bits for the branches worth evaluating, one a branch. A branch's first clause is its rarest: most
+events have no branch's, and are asked no more. For the others each further look-up gives the bits of all clauses that
+it satisfies, a group of one bit a branch for the second clauses, one for the third, and so on; a branch is a candidate
+when its bit is set in every group. One with fewer clauses has the rest for free.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import reduce
-from operator import or_
 from typing import Any
 
 from sensor.rules import need
@@ -25,95 +24,92 @@ Needs = Sequence[Sequence[Sequence[tuple[str, AtomKind, Any]]]]
 
 def finder(category: str, needs: Needs) -> Finder:
     """Bit n of its result is branch n of `needs`."""
-    return _Writer(category, needs).finder()
+    direct, tables = need.DIRECT.get(category), dict[str, Any]()
+    most = max(map(len, needs), default=0)
+    first = _Looked("first", direct, [clauses[:1] for clauses in needs], 1, tables)
+    further = _Looked("further", direct, [clauses[1:] for clauses in needs], max(most - 1, 0), tables)
+    tables["searching"] = further.searching()
+    exec(compile(_source(first, further), "<index>", "exec", dont_inherit=True), tables)  # noqa: S102
+    found: Finder = tables["find"]
+    return found
 
 
-class _Writer:
-    """Writes the few lines that ask, and makes the tables that they ask. A rule's texts are values here, never code."""
+class _Looked:
+    """Clauses of all branches that are looked up together: `terms` of the source, and the tables that they ask. A
+    rule's texts are values here, never code."""
 
-    def __init__(self, category: str, needs: Needs) -> None:
-        self.direct = need.DIRECT.get(category)
+    def __init__(self, name: str, direct: str | None, needs: Needs, planes: int, tables: dict[str, Any]) -> None:
+        self.name = name
+        self.direct = direct
+        self.tables = tables
         self.count = len(needs)
-        self.planes = max(map(len, needs), default=0) or 1
-        self.free = (1 << self.count * self.planes) - 1
+        self.planes = planes
+        self.always = (1 << self.count * self.planes) - 1  # who has no clause there
         self.atoms: dict[str, dict[AtomKind, Masks]] = defaultdict(dict)
         for number, clauses in enumerate(needs):
             for plane, clause in enumerate(clauses):
                 bit = 1 << (plane * self.count + number)
-                self.free &= ~bit
+                self.always &= ~bit
                 for attribute, kind, value in clause:
                     masks = self.atoms[attribute].setdefault(kind, {})
                     masks[value] = masks.get(value, 0) | bit
         # By what they vary with: a shell's children differ in nothing of its own, and it in nothing of theirs.
-        self.fields: dict[str, dict[str, FieldIndex | dict[bool, int]]] = {"of_fields": {}, "of_parents": {}}
-        self.tables: dict[str, Any] = {"first": (1 << self.count) - 1, "free": self.free}
+        self.fields: dict[str, dict[str, FieldIndex | dict[bool, int]]] = {"fields": {}, "parents": {}}
+        self.searched = ""  # the term that searches a text which nothing remembers
+        self.terms = self._terms()
 
-    def finder(self) -> Finder:
-        text = self.source()
-        exec(compile(text, "<index>", "exec", dont_inherit=True), self.tables)  # noqa: S102
-        found: Finder = self.tables["find"]
-        return found
+    def searching(self) -> int:
+        """The branches for which that text is searched."""
+        bits = 0
+        for mask in self.atoms[self.direct].get("literal", {}).values() if self.direct else ():
+            for plane in range(self.planes):
+                bits |= mask >> plane * self.count
+        return bits & ((1 << self.count) - 1)
 
-    def source(self) -> str:
+    def _terms(self) -> list[str]:
         terms = list[str]()
-        later = ""
-        always = self.free
         for attribute, of_field in sorted(self.atoms.items()):
             if not attribute.isidentifier():
                 raise ValueError(f"{attribute!a} names no field")
-            if "flag" in of_field:
-                self.fields["of_fields"][attribute] = {value: of_field["flag"].get(value, 0) for value in (False, True)}
-            elif attribute == self.direct and of_field.keys() == {"literal"}:
-                found, later = self._in_two(attribute, of_field["literal"])
-                terms += found
-            else:
-                terms += self._term(attribute, of_field)
-        for name, fields in self.fields.items():
+            terms += self._term(attribute, of_field)
+        always = self.always
+        for group, fields in self.fields.items():
             if fields:
-                self.tables[name] = Together(list(fields.values()), always)
-                terms.insert(0, f"{name}[{''.join(f'a.{attribute}, ' for attribute in fields)}]")
+                self.tables[f"{self.name}_{group}"] = Together(list(fields.values()), always)
+                key = "".join(f"a.{attribute}, " for attribute in fields)
+                terms.insert(0, f"{self.name}_{group}[{key}]")
                 always = 0
         if always or not terms:
-            terms.insert(0, "free")
-        return "\n".join(
-            [
-                "def find(a):",
-                f"    m = {' | '.join(terms)}",
-                # Mostly nothing of the first group is there, which spares the others their shifts.
-                "    c = m & first",
-                later,
-                *(f"    if c: c &= m >> {self.count * plane}" for plane in range(1, self.planes)),
-                "    return c",
-                "",
-            ]
-        )
-
-    def _in_two(self, attribute: str, masks: Masks) -> tuple[list[str], str]:
-        """A branch's first clause is its rarest, and those behind it hold what every other text holds. Most texts are
-        not searched for these: only where a branch is left that has one. Gives the term, and the line for the rest."""
-        first: int = self.tables["first"]
-        rare = {literal: bits & first for literal, bits in masks.items() if bits & first}
-        common = {literal: bits & ~first for literal, bits in masks.items() if bits & ~first}
-        terms, later = list[str](), ""
-        if rare:
-            self.tables[f"of_{attribute}"] = Literals(rare).find
-            terms = [f"of_{attribute}(a.{attribute})"]
-        if common:
-            planes = [bits >> plane * self.count for bits in common.values() for plane in range(1, self.planes)]
-            self.tables["behind"] = reduce(or_, planes) & first
-            self.tables[f"behind_{attribute}"] = Literals(common).find
-            later = f"    if c & behind: m |= behind_{attribute}(a.{attribute})"
-        return terms, later
+            self.tables[f"{self.name}_always"] = always
+            terms.insert(0, f"{self.name}_always")
+        return terms
 
     def _term(self, attribute: str, masks: dict[AtomKind, Masks]) -> list[str]:
-        name = f"of_{attribute}"
+        name = f"{self.name}_{attribute}"
+        if "flag" in masks:
+            self.fields["fields"][attribute] = {value: masks["flag"].get(value, 0) for value in (False, True)}
+            return []
         if "number" in masks:
             self.tables[name] = masks["number"].get
             return [f"{name}(a.{attribute}, 0)"]
+        if attribute == self.direct:
+            self.tables[name] = Literals(masks["literal"]).find
+            self.searched = f"{name}(a.{attribute})"
+            return []
         if masks.keys() == {"network"}:  # a scan repeats none: not together with others
             self.tables[name] = Networks(masks["network"])
             return [f"{name}[a.{attribute}]"]
         kinds: tuple[AtomKind, ...] = ("exact", "name", "literal", "network")
-        together = self.fields["of_parents" if attribute.startswith("Parent") else "of_fields"]
+        together = self.fields["parents" if attribute.startswith("Parent") else "fields"]
         together[attribute] = FieldIndex(*(masks.get(kind, {}) for kind in kinds))
         return []
+
+
+def _source(first: _Looked, further: _Looked) -> str:
+    lines = ["def find(a):", f"    c = {' | '.join([*first.terms, *filter(None, [first.searched])])}"]
+    if further.planes:
+        lines += ["    if not c: return 0", f"    m = {' | '.join(further.terms)}"]
+        if further.searched:  # words that every other text holds
+            lines.append(f"    if c & searching: m |= {further.searched}")
+        lines += ["    c &= m", *(f"    if c: c &= m >> {first.count * n}" for n in range(1, further.planes))]
+    return "\n".join([*lines, "    return c", ""])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,8 +51,8 @@ def nameless(box: Sandbox, program: Path, code: str, *, inside: bool) -> subproc
     """What the kernel makes of an empty argv is one empty argument."""
     environment = os.environ | {"BOX": str(box.path), "PYTHONHOME": "/usr", "SELF": str(program)}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    options = {"executable": str(program), "env": environment, **pipes}
-    process = box.start("", **options) if inside else subprocess.Popen([""], **options)  # type: ignore[call-overload]
+    options: dict[str, Any] = {"executable": str(program), "env": environment, **pipes}
+    process = box.start("", **options) if inside else subprocess.Popen([""], **options)
     out, err = process.communicate((HELPERS + code).encode(), timeout=60)
     assert process.returncode == 0, err
     return subprocess.CompletedProcess("", 0, out, err)
@@ -110,7 +111,7 @@ def test_what_is_told_late_of_a_runtime_is_excused(sensor: Running, sandbox: San
 
     def all_of_them() -> bool:
         lines = sensor.of(sandbox, category="system_call", SystemCall="fsopen")
-        return sum(line["Count"] for line in lines) == 1000
+        return sum(int(line["Count"]) for line in lines) == 1000
 
     sensor.until(all_of_them, "1000 calls")
     assert {(line["Image"], line["BroughtAlong"]) for line in calls(sensor, sandbox)} == {(str(fake), True)}

@@ -6,7 +6,7 @@ from struct import unpack
 
 from sensor.enrich.clock import Timeline
 from sensor.enrich.escapes import INIT_USER_NS
-from sensor.enrich.fields import common
+from sensor.enrich.fields import brought_along, common
 from sensor.enrich.outside import Outside
 from sensor.enrich.processes import ProcessTable, same_start
 from sensor.enrich.sandboxes.registry import Registry
@@ -98,6 +98,7 @@ class Calls:
             r.first_ns,
             r.last_ns,
             repeat,
+            brought_along(process, before=before),
         )
 
     def _image(self, r: CallRecord) -> str:

@@ -229,9 +229,12 @@ class Enricher:
         # The program that it runs now, and for late repeats the one before.
         if process.image:
             if process.long_bytes:
-                process.before = (process.exec_id, process.image, shortened(process.command_line), None)
+                line_before = shortened(process.command_line)
+                process.before = (process.exec_id, process.image, line_before, None, process.brought_along)
             else:
-                process.before = (process.exec_id, process.image, process.command_line, process.raw)
+                process.before = (
+                    process.exec_id, process.image, process.command_line, process.raw, process.brought_along,
+                )  # fmt: skip
         process.exec_id = exec_id
         process.cgroup_id = cgroup_id
         process.image = image
@@ -246,6 +249,7 @@ class Enricher:
             process.raw = raw
         if not process.executed_inside:
             process.executed_inside = True
+            process.brought_along = False
         if size > _SHORT_RECORD or process.long_bytes:
             self.processes.weigh(process, len(argv) + len(paths) - filename_length)
         guid = process.guid

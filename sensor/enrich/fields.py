@@ -27,7 +27,7 @@ def common(
         return (*where, guid_of(where[8], 0), "", "", "", user, 0, "", "", "", "", existing, added)
     image, line, raw = process.image, process.command_line, process.raw
     if before and process.before is not None:
-        _, image, line, raw = process.before
+        _, image, line, raw, _ = process.before
     if added:
         raw = {**(raw or {}), **added}
     guid = process.guid
@@ -39,3 +39,10 @@ def common(
     else:
         above = (parent.tgid, parent.image, parent.command_line)
     return (*where, guid, image, line, process.cwd, user, *above, entry.image, entry.command_line, existing, raw)
+
+
+def brought_along(process: Process | None, *, before: bool) -> bool:
+    """Whether what acted had been brought along from outside. Nobody is excused for being unknown."""
+    if process is None:
+        return False
+    return process.before[4] if before and process.before is not None else process.brought_along

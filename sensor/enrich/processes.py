@@ -16,7 +16,7 @@ from collections import Counter
 from msgspec import Struct
 
 from sensor.enrich.text import CUT, Raw
-from sensor.events.layouts import Exit, Fork, Move
+from sensor.events.layouts import Exit, Flag, Fork, Move
 
 TICK_NS = 10_000_000  # /proc/PID/stat field 22 is in USER_HZ, 100 a second on every Linux ABI
 LINEAGE_MAX = 128
@@ -26,6 +26,8 @@ EVICT_AT_ONCE = 64  # finding the largest sandbox costs a pass over all of them
 SHORT_BYTES = 512  # image, working directory and argv of a process, together: kept in any case
 LONG_MAX_BYTES = 4 * 1024 * 1024  # of longer ones in one sandbox; beyond, what the table keeps is cut
 CUT_CHARACTERS = 256
+
+_CLONE_INTO = int(Flag.CLONE_INTO)
 
 Key = tuple[int, int]
 Ids = tuple[int, int, int, int, int, int]  # a Process's first six
@@ -63,10 +65,14 @@ class Process(Struct, gc=False, eq=False):
     user: str = ""
     raw: Raw = None
     executed_inside: bool = False  # its image was executed while it was in the sandbox
+    # Seen to come from outside, and has executed nothing since. False where nobody saw what it did before: what was
+    # found at start, a parent that is not known, an exec whose record was lost.
+    brought_along: bool = False
     exited: bool = False
     children: int = 0  # entries of the table whose parent this is
     long_bytes: int = 0  # counted against its sandbox's LONG_MAX_BYTES
-    before: tuple[int, str, str, Raw] | None = None  # exec_id, image, command line, raw of its program before
+    # exec_id, image, command line, raw and brought_along of its program before
+    before: tuple[int, str, str, Raw, bool] | None = None
 
 
 class Group(Struct, gc=False, eq=False):
@@ -164,9 +170,14 @@ class ProcessTable:
             made.cwd = parent.cwd
             made.user = parent.user
             made.raw = parent.raw
-            made.executed_inside = parent.executed_inside and parent.sandbox_id == record.sandbox_id
+            same_sandbox = parent.sandbox_id == record.sandbox_id
+            made.executed_inside = parent.executed_inside and same_sandbox
+            if parent.brought_along:
+                made.brought_along = same_sandbox and parent.exec_id == record.parent_exec_id
             if parent.long_bytes:
                 self.weigh(made, parent.long_bytes)
+        elif record.flags & _CLONE_INTO and not record.parent_sandbox_id:
+            made.brought_along = True  # without the flag, its parent was in the cgroup already, unknown to the kernel
         return made
 
     def at_exec(self, ids: Ids, parent_start_ns: int) -> Process:
@@ -185,8 +196,11 @@ class ProcessTable:
         process = self.known(record.tgid, record.start_ns)
         if process is None:
             entry = EntryProgram(record.tgid, record.start_ns)
-            ids = (record.tgid, record.start_ns, record.exec_id, record.sandbox_id, record.cgroup_id)
+            # Who comes in is known to the kernel from then on, by the time of it.
+            exec_id = record.exec_id if record.previous_sandbox_id else record.time_ns
+            ids = (record.tgid, record.start_ns, exec_id, record.sandbox_id, record.cgroup_id)
             process = self._insert(Process(*ids, parent_tgid=0, parent=None, entry=entry))
+            process.brought_along = not record.previous_sandbox_id and not record.mover_sandbox_id
         process.cgroup_id = record.cgroup_id
         return process
 
@@ -230,8 +244,9 @@ class ProcessTable:
         if process is None or process.exited or exec_id < process.exec_id:
             self.counters["actors_unknown"] += 1
             return None, False
-        # Found at start, moved in, or the record of its last exec was lost.
+        # Found at start, or the record of its last exec was lost.
         process.exec_id = exec_id
+        process.brought_along = False
         return process, False
 
     def exited(self, record: Exit) -> Process | None:

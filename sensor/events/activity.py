@@ -339,6 +339,8 @@ class SystemCall(Activity, frozen=True, gc=False):
     FirstSeenNs: int
     LastSeenNs: int
     Repeat: bool
+    BroughtAlong: bool  # it has executed no program in its sandbox since it was seen to be moved or cloned into it:
+    # what runs is the host's, a runtime that sets up or enters. False of a process found at start, or unknown
 
 
 class ProcessTermination(Activity, frozen=True, gc=False):

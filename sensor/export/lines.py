@@ -91,7 +91,7 @@ _DETECTION_FIELDS_OF: dict[type, tuple[str, ...]] = {
     FileChange: _FILE_FIELDS,
     SystemCall: (
         "SystemCall", "Action", "Arguments", "Capability", "Granted", "HostUserNamespace", "TargetProcessId",
-        "TargetImage", "TargetInSandbox", "Signal", "Count",
+        "TargetImage", "TargetInSandbox", "Signal", "Count", "BroughtAlong",
     ),
 }  # fmt: skip
 

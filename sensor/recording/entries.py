@@ -61,6 +61,7 @@ class KnownProcess(Struct, frozen=True, array_like=True):
     user: str
     raw: dict[str, bytes] | None
     executed_inside: bool
+    brought_along: bool = False  # of an older recording, which has none: nobody is excused
 
 
 class Known(Struct, frozen=True):
@@ -160,7 +161,7 @@ def _process(one: Process) -> KnownProcess:
         one.parent.start_ns if one.parent is not None else 0,
         (entry.tgid, entry.start_ns, entry.image, entry.command_line, entry.settled),
         one.parent_image, one.guid, one.image, one.image_file, one.command_line, one.cwd, one.user, one.raw,
-        one.executed_inside,
+        one.executed_inside, one.brought_along,
     )  # fmt: skip
 
 
@@ -170,5 +171,5 @@ def _revived(one: KnownProcess, parent: Process | None) -> Process:
     return Process(
         one.tgid, one.start_ns, one.exec_id, one.sandbox_id, one.cgroup_id, one.parent_tgid, parent, entry,
         one.parent_image, one.guid, one.image, one.image_file, one.command_line, one.cwd, one.user, one.raw,
-        one.executed_inside,
+        one.executed_inside, one.brought_along,
     )  # fmt: skip

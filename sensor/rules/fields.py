@@ -267,6 +267,7 @@ _DESCRIPTIONS = {
     "HostUserNamespace": "the capability was asked for over the whole host",
     "TargetImage": "program of the target",
     "TargetInSandbox": "the target is in the same sandbox",
+    "BroughtAlong": "came into the sandbox from outside, and has executed no program there yet: a runtime, no payload",
 }
 
 

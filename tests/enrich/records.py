@@ -83,12 +83,20 @@ def exec_(
 
 
 def fork(
-    tgid: int, start_ns: int, parent: tuple[int, int], *, sandbox: int = BOX, time_ns: int = 9 * 10**9, came: int = 0
+    tgid: int,
+    start_ns: int,
+    parent: tuple[int, int],
+    *,
+    sandbox: int = BOX,
+    time_ns: int = 9 * 10**9,
+    came: int = 0,
+    flags: int = 0,
+    parent_exec_id: int = 1,
 ) -> Fork:
     parent_sandbox = 0 if came else sandbox
     return Fork(
         Type.FORK,
-        0,
+        flags,
         88,
         time_ns,
         sandbox,
@@ -98,7 +106,7 @@ def fork(
         time_ns,
         start_ns,
         parent[1],
-        1,
+        parent_exec_id,
         parent_sandbox,
         parent[0],
     )

@@ -132,3 +132,76 @@ def test_names_of_calls() -> None:
     ]  # fmt: skip
     assert len(NUMBERS) == len(NAMES)
     assert {name for names in CALLS_OF_ACTION.values() for name in names} <= NUMBERS.keys()
+
+
+MOVED = 13 * 10**9  # when records.move is: what the kernel knows it by from then on
+
+
+def along(enricher: Enricher, tgid: int, exec_id: int) -> tuple[bool, str]:
+    found = applied(enricher, records.system_call(tgid, Seen.CAPABILITY, NUMBERS["mount"], exec_id=exec_id))
+    return found.BroughtAlong, found.CommandLine
+
+
+def moved_in(enricher: Enricher, tgid: int, *, mover: tuple[int, int] = (0, 66), previous: int = 0) -> None:
+    enricher.apply(records.move(tgid, START, previous=previous, destination=BOX, mover=mover), 1, 40)
+    process = enricher.processes.get(tgid)
+    assert process is not None
+    process.image = process.image or "/usr/bin/runc"  # there is no such process to ask /proc for
+
+
+def test_who_moved_in_was_brought_along_until_it_executes(enricher: Enricher) -> None:
+    moved_in(enricher, 600)
+    assert along(enricher, 600, MOVED) == (True, "")
+    enricher.apply(records.exec_(600, START, b"\0", "/tmp/runc", time_ns=14 * 10**9), 1, 48)
+    assert along(enricher, 600, 14 * 10**9) == (False, ""), "an empty command line excuses nobody"
+    assert along(enricher, 600, MOVED) == (True, ""), "of what it was before, told late"
+    enricher.apply(records.exec_(600, START, b"\0", "/tmp/runc", time_ns=15 * 10**9), 1, 56)
+    assert along(enricher, 600, 14 * 10**9) == (False, ""), "it was executed inside, too"
+
+
+def test_who_was_cloned_into_a_sandbox_was_brought_along_until_it_executes(enricher: Enricher) -> None:
+    into = {"came": 1, "flags": int(Flag.CLONE_INTO)}
+    enricher.apply(records.fork(600, START, (77, 1), **into), 1, 40)
+    assert along(enricher, 600, 9 * 10**9) == (True, "")
+    enricher.apply(records.exec_(600, START, b"sh\0", "/usr/bin/sh", time_ns=14 * 10**9), 1, 48)
+    assert along(enricher, 600, 14 * 10**9) == (False, "sh")
+
+
+def test_children_of_what_was_brought_along_are_so(enricher: Enricher) -> None:
+    moved_in(enricher, 600)
+    enricher.apply(records.fork(601, START + 1, (600, START), parent_exec_id=MOVED, time_ns=14 * 10**9), 1, 48)
+    assert along(enricher, 601, 14 * 10**9) == (True, "")
+    enricher.apply(records.exec_(600, START, b"sh\0", "/usr/bin/sh", time_ns=15 * 10**9), 1, 56)
+    enricher.apply(records.fork(602, START + 2, (600, START), parent_exec_id=15 * 10**9, time_ns=16 * 10**9), 1, 64)
+    assert along(enricher, 602, 16 * 10**9) == (False, "sh")
+    assert along(enricher, 601, 14 * 10**9) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        records.exec_(600, START, b"\0", "/tmp/runc"),
+        records.fork(600, START, (500, START)),
+        records.fork(600, START, (77, 1)),  # of a parent in the sandbox that is not known
+        records.fork(600, START, (77, 1), came=1),  # not cloned into it: its parent was in the cgroup
+        records.fork(600, START, (500, START), came=1, flags=int(Flag.CLONE_INTO)),
+        records.move(600, START, previous=0, destination=BOX, mover=(BOX, 500)),  # a sandboxed process pulled it in
+        records.move(600, START, previous=BOX, destination=0),
+    ],
+)
+def test_nobody_else_was_brought_along(enricher: Enricher, record: object) -> None:
+    enricher.apply(record, 1, 40)  # type: ignore[arg-type]
+    assert along(enricher, 600, 0)[0] is False
+
+
+def test_who_is_unknown_was_not_brought_along(enricher: Enricher) -> None:
+    assert along(enricher, 999, 12 * 10**9) == (False, "")
+
+
+def test_who_executed_unseen_is_not_brought_along_any_more(enricher: Enricher) -> None:
+    """The record of the exec was lost: what it runs is not known."""
+    moved_in(enricher, 600)
+    enricher.apply(records.fork(601, START + 1, (600, START), parent_exec_id=14 * 10**9), 1, 48)
+    assert along(enricher, 601, 9 * 10**9)[0] is False
+    assert along(enricher, 600, MOVED)[0] is True
+    assert along(enricher, 600, 14 * 10**9)[0] is False

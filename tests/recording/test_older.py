@@ -6,6 +6,7 @@ import contextlib
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from msgspec.structs import asdict, replace
 from sensor.errors import RecordingError
 from sensor.events.decode import Decoder
 from sensor.events.layouts import Type
+from sensor.recording.entries import KnownProcess
 from sensor.recording.older import Layout, OlderDecoder, record_layouts
 from tests.events.packing import LAYOUTS, bytes_of
 from tests.test_pipeline import HOSTILE
@@ -84,3 +86,13 @@ def test_damaged_records_are_counted(record: Any, noise: bytes, at: int, length:
 def test_a_layout_that_cannot_be_is_refused(kind: int, text: str, names: list[str]) -> None:
     with contextlib.suppress(RecordingError):
         OlderDecoder({kind: Layout(text, tuple(names), (*names, "tail"))}).decode(bytes(64), 0, 64)
+
+
+@pytest.mark.parametrize("brought_along", [True, False])
+def test_who_was_brought_along_is_so_in_the_replay_and_nobody_of_an_older_recording(brought_along: bool) -> None:
+    ids = (600, 5, 7, 7001, 7001, 1, 0, (600, 5, "/usr/bin/runc", "", False))
+    texts = ("", "600-5", "/usr/bin/runc", (0, 0), "", "/", "root", None, False)
+    written = msgspec.msgpack.encode(KnownProcess(*ids, *texts, brought_along))  # type: ignore[arg-type]
+    assert msgspec.msgpack.decode(written, type=KnownProcess).brought_along is brought_along
+    older = msgspec.msgpack.encode((*ids, *texts))
+    assert msgspec.msgpack.decode(older, type=KnownProcess).brought_along is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -93,17 +94,56 @@ def test_tags_are_of_attack_and_atlas(path: Path) -> None:
     assert all(set(ATTACK[technique][1].split(",")) & attack for technique in techniques), "a tactic for each technique"
 
 
-def test_who_is_excused_from_a_rule_about_files_is_not_so_by_name_alone() -> None:
-    """A copy under a package manager's name is the first thing to try. Installers live where their user likes."""
+ABOUT_FILES_OR_CALLS = [
+    path
+    for path in FILES
+    if str(document(path).get("logsource", {}).get("category", "")).startswith(("file_", "system_call"))
+    and document(path)["level"] in {"medium", "high", "critical"}
+]
+
+
+def test_who_is_excused_from_a_rule_about_files_or_calls_is_not_so_by_name_alone() -> None:
+    """A copy under a package manager's name is the first thing to try. Installers live where their user likes. What
+    was brought along has its name from outside."""
     by_name = {
         path.stem
-        for path in FILES
-        if str(document(path).get("logsource", {}).get("category", "")).startswith("file_")
-        and document(path)["level"] in {"medium", "high", "critical"}
+        for path in ABOUT_FILES_OR_CALLS
         for name, part in document(path)["detection"].items()
-        if name.startswith("filter") and isinstance(part, dict) and "Image|endswith" in part
+        if name.startswith("filter") and isinstance(part, dict) and not part.get("BroughtAlong")
+        if {"Image|endswith", "Image|contains"} & part.keys()
     }
     assert by_name == {"python_startup_file"}
+
+
+EXCUSED_NAME = re.compile(r"[A-Za-z][\w-]*(?:\.db)?")
+CALLS = [
+    path
+    for path in ABOUT_FILES_OR_CALLS
+    if document(path)["logsource"]["category"] == "system_call" and "tool" not in document(path)["detection"]
+]
+
+
+def excused_names() -> set[str]:
+    """Every word that is one of a program in what rules about system calls leave out."""
+    values: list[str] = []
+    for path in CALLS:
+        for name, part in document(path)["detection"].items():
+            if name.startswith("filter") or name == "elsewhere":
+                for key, value in part.items():
+                    if key.startswith("Image|"):
+                        values += value if isinstance(value, list) else [value]
+    return {word for value in values for word in EXCUSED_NAME.findall(value.replace("\\.", "."))}
+
+
+@pytest.mark.parametrize("path", CALLS, ids=lambda p: p.stem)
+def test_a_copy_under_an_excused_name_is_told_of_like_any_other(engine: Engine, path: Path) -> None:
+    """Anybody can leave one in a scratch folder, and execute it without arguments."""
+    rule = document(path)
+    for example in document(examples_file(path))["match"]:
+        for name in sorted(excused_names()):
+            event = example["event"] | {"Image": f"/tmp/{name}", "CommandLine": "", "BroughtAlong": False}
+            matched = engine.match(activity("system_call", event))
+            assert rule["title"] in {found.title for found in matched}, (example["name"], name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))

@@ -255,6 +255,7 @@ CALLS: dict[str, list[Any]] = {
     "Granted": [True, False],
     "HostUserNamespace": [True, False],
     "TargetInSandbox": [True, False],
+    "BroughtAlong": [True, False],
     "Signal": [0, 9, 19],
 }
 FIELDS_OF = {

@@ -2,7 +2,9 @@
 
 A variant keeps a rule's fields, modifiers, condition and the syntax of its regexes. Of the words in its values about
 half stay, so that work which meets the rule's index still meets the variant's; the others become words of other shipped
-rules, or words that nothing has. What is drawn from a few values (protocols, phases, verdicts) stays as it is."""
+rules, or words that nothing has. A word of everyday command lines becomes another one of these, and a rare word a rare
+one: a rule for `stratum` has no variant for `usr`, which nobody would write. What is drawn from a few values
+(protocols, phases, verdicts) stays as it is."""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from sensor.rules import ordinary
 from sensor.rules.files import rule_files
 from tests.bench.harness import BenchError
 
@@ -30,13 +33,22 @@ _FREE = frozenset({
 })  # fmt: skip
 
 
+_EVERYDAY = "\n".join(ordinary.LINES).lower()
+
+
+def everyday(word: str) -> bool:
+    return word.lower() in _EVERYDAY
+
+
 def write(rules: Path, folder: Path, count: int, seed: int = 1) -> list[Path]:
     """`count` rules into `folder`, a file each: of the shipped ones first, then variants, in turn of the shipped."""
     shipped = [path.read_text(encoding="utf-8") for path in rule_files([rules])]
     documents = [document for text in shipped for document in yaml.safe_load_all(text) if _plain(document)]
     if not documents:
         raise BenchError(f"no rules in {rules}")
-    words = sorted({word for document in documents for word in _words(document["detection"])})
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for found in sorted({word for document in documents for word in _words(document["detection"])}):
+        words[everyday(found)].append(found)
     written = []
     for number in range(count):
         turn, at = divmod(number, len(documents))
@@ -51,8 +63,8 @@ def _plain(document: Any) -> bool:
     return isinstance(document, dict) and "detection" in document and "logsource" in document
 
 
-def varied(document: dict[str, Any], words: list[str], seed: str) -> dict[str, Any]:
-    """The same rule about something else."""
+def varied(document: dict[str, Any], words: dict[bool, list[str]], seed: str) -> dict[str, Any]:
+    """The same rule about something else. `words`: everyday ones, and others."""
     chance = random.Random(seed)  # noqa: S311 (variety, not secrets)
     chosen: dict[str, str] = {}
 
@@ -60,7 +72,11 @@ def varied(document: dict[str, Any], words: list[str], seed: str) -> dict[str, A
         old = match.group()
         if old not in chosen:
             drawn = chance.random()
-            other = chance.choice(words) if drawn < 0.75 else "".join(chance.choices("bdfgklmnprtvz", k=len(old)))
+            other = (
+                chance.choice(words[everyday(old)])
+                if drawn < 0.75
+                else "".join(chance.choices("bdfgklmnprtvz", k=len(old)))
+            )
             chosen[old] = old if drawn < 0.5 else other
         return chosen[old]
 

@@ -37,11 +37,12 @@ class Command(Struct, frozen=True):
 
 
 class _Template(Struct, frozen=True):
-    """A NUL-separated argv of recorded length, and where in it a number goes, a letter or digit each."""
+    """A NUL-separated argv of recorded length, without the letters and digits at `places`, which are `letters`."""
 
     program: str  # its file's name
     argv: bytes
     places: tuple[int, ...]
+    letters: bytes
     filename: bytes
     image_path: bytes
     cwd_path: bytes
@@ -102,6 +103,7 @@ class Stream:
     def __init__(self) -> None:
         self._templates = [_template(command) for command in commands()]
         self._used: Counter[bytes] = Counter()  # variants given out of each template that differs from the others
+        self._letters: dict[bytes, bytes] = {}  # of each template, from which its variants count
         self._next = 0
         self._time_ns = _START
 
@@ -145,7 +147,7 @@ class Stream:
     def _exec(self, template: _Template, who: Who) -> bytes:
         variant = self._used[template.argv]
         self._used[template.argv] += 1
-        argv = _varied(template, variant)
+        argv = _varied(template, self._letters.setdefault(template.argv, template.letters), variant)
         return packed(
             _EXEC,
             **_process(who, layouts.Type.EXEC, who.exec_ns),
@@ -195,12 +197,14 @@ def framed(record: bytes) -> bytes:
 def _template(command: Command) -> _Template:
     argv = bytearray(b"".join(argument.encode() + b"\0" for argument in command.argv))
     places = tuple(at for at in reversed(range(len(argv))) if argv[at] in _ALPHABET)[:_EXCHANGED]
+    letters = bytes(argv[place] for place in places)
     for place in places:  # what differs in these alone is one template
-        argv[place] = _ALPHABET[0]
+        argv[place] = 0
     return _Template(
         command.image.rpartition("/")[2],
         bytes(argv),
         places,
+        letters,
         command.filename.encode() + b"\0",
         _leaf_first(command.image),
         _leaf_first(command.cwd),
@@ -212,11 +216,12 @@ def _leaf_first(path: str) -> bytes:
     return b"".join(component.encode() + b"\0" for component in reversed(path.split("/")) if component)
 
 
-def _varied(template: _Template, number: int) -> bytes:
+def _varied(template: _Template, letters: bytes, number: int) -> bytes:
+    """The command itself for 0, and so many further letters on for another number."""
     argv = bytearray(template.argv)
-    for place in template.places:
+    for place, letter in zip(template.places, letters, strict=True):
         number, digit = divmod(number, len(_ALPHABET))
-        argv[place] = _ALPHABET[digit]
+        argv[place] = _ALPHABET[(_ALPHABET.index(letter) + digit) % len(_ALPHABET)]
     if number:
         raise BenchError(f"{bytes(argv)!r} has too few letters for so many variants")
     return bytes(argv)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sensor.events.activity import ProcessCreation
 from sensor.rules import ruleset
@@ -38,7 +39,7 @@ class Result(Struct, frozen=True):
 
     execs: list[float]  # events a second, with MANY rules, from ring bytes
     many_us: list[float]  # of one event in Engine.match, with MANY rules
-    few_us: list[float]  # with FEW
+    few_us: list[float]  # with FEW: the mean of all tenths of MANY, since one of them may have none that work meets
     loads: list[float]  # seconds, nothing cached, engine included
     reloads: list[float]  # seconds, of MANY rules one changed, engine included
     load_work: list[float]  # processor seconds of each, children included
@@ -104,6 +105,11 @@ class _Kept:
         return ()
 
 
+def _parts(loaded: ruleset.Ruleset, parts: int) -> list[Engine]:
+    """An engine for every so many-th rule."""
+    return [Engine(replace(loaded, compiled=loaded.compiled[at::parts])) for at in range(parts)]
+
+
 def _matched(engine: Engine, events: list[ProcessCreation]) -> float:
     """Microseconds of one event."""
     match, began = engine.match, time.process_time()
@@ -113,17 +119,14 @@ def _matched(engine: Engine, events: list[ProcessCreation]) -> float:
 
 
 def measure(core: int, count: int, repetitions: int, folder: Path) -> Result:
-    many, few = folder / "many", folder / "few"
+    many = folder / "many"
     many.mkdir()
-    few.mkdir()
     paths = variants.write(RULES, many, MANY)
-    for path in paths[:: MANY // FEW]:
-        shutil.copy(path, few)
     loads, reloads = _Loads(), _Loads()
     _load(many, paths, folder / "cache", max(3, repetitions // 3), loads, reloads)
     os.sched_setaffinity(0, {core})  # not before: rules are loaded with the cores there are
     loaded = ruleset.load([many], folder / "cache")
-    line, engines = Line(Silent(), loaded), (Engine(loaded), Engine(ruleset.load([few], None)))
+    line, engines = Line(Silent(), loaded), ([_parts(loaded, 1)[0]], _parts(loaded, MANY // FEW))
     line.execs_alone(count // 4)
     gc.collect()
     gc.freeze()
@@ -139,12 +142,14 @@ def measure(core: int, count: int, repetitions: int, folder: Path) -> Result:
         line.pipeline.engine = real
         distinct += count + len({event.CommandLine for event in kept.events})
         for which in (0, 1) if number % 2 else (1, 0):  # in turn: what drifts, drifts for both
-            taken[which].append(_matched(engines[which], kept.events))
-    for engine in (line.engine, *engines):
+            taken[which].append(statistics.mean(_matched(engine, kept.events) for engine in engines[which]))
+    for engine in (line.engine, *engines[0], *engines[1]):
         if engine.index_errors or engine.errors:
             raise BenchError(f"rules failed: {engine.index_errors} events, {engine.errors}")
     evaluations = [
-        (cost.evaluations, events) for rule, cost, events in engines[0].costs() if rule.category == "process_creation"
+        (cost.evaluations, events)
+        for rule, cost, events in engines[0][0].costs()
+        if rule.category == "process_creation"
     ]
     return Result(
         execs, *taken, loads.seconds, reloads.seconds, loads.work, reloads.work, len(evaluations), distinct,

@@ -29,6 +29,9 @@ FREQUENT_TEXT = 0.3  # the same of one that a text is searched for
 # The field whose values are nearly all distinct: searched for each event, never remembered.
 DIRECT = {"process_creation": "CommandLine"}
 
+# Numbers of which a sandbox's work has few: remembered together with its programs.
+FEW = frozenset({"Uid", "EffectiveUid"})
+
 # Derived text (events/derived.py) is never looked up itself: computing it for each event would be the dear part.
 _OF_ARGV = frozenset(name for name in DERIVED if name == "ArgvText" or name.startswith("Argument"))
 _NAME_OF = {"ImageName": "Image", "ParentImageName": "ParentImage"}

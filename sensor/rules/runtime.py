@@ -249,7 +249,14 @@ class FieldIndex(dict[str, int]):
         self[value] = bits
 
 
-class Together(dict[tuple[str | bool, ...], int]):
+class Numbers(dict[int, int]):
+    """Value of a number to the bits of the rules that it makes candidates."""
+
+    def __missing__(self, value: int) -> int:
+        return 0
+
+
+class Together(dict[tuple[str | int, ...], int]):
     """Values of several fields to the bits of all: one look-up for a program that does the same again."""
 
     def __init__(self, indexes: Sequence[Mapping[Any, int]], always: int) -> None:
@@ -257,13 +264,26 @@ class Together(dict[tuple[str | bool, ...], int]):
         super().__init__()
         self._indexes = tuple(indexes)
         self._always = always
+        self._free = self._count = 0
+        self._planes = 1
         self._characters = 0
 
-    def __missing__(self, values: tuple[str | bool, ...]) -> int:
-        bits, characters = self._always, 0
+    def settle(self, free: int, count: int, planes: int) -> None:
+        """From here on of `planes` groups of `count` bits each only what is in all of them; `free`: in the further ones
+        whatever the values are."""
+        self._free, self._count, self._planes = free, count, planes
+
+    def __missing__(self, values: tuple[str | int, ...]) -> int:
+        bits, characters = self._free, 0
         for index, value in zip(self._indexes, values, strict=True):
             bits |= index[value]
             characters += (len(value) if isinstance(value, str) else 0) + 32
+        if self._planes > 1:
+            in_all = bits & ((1 << self._count) - 1)
+            for plane in range(1, self._planes):
+                in_all &= bits >> plane * self._count
+            bits = in_all
+        bits |= self._always
         self._characters += characters
         if self._characters > REMEMBERED_CHARACTERS:
             self.clear()

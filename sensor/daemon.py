@@ -129,6 +129,7 @@ class Daemon:
         if all(pattern.path == f"{config.instance}/*" for pattern in config.sandboxes):
             file = self._file or "the configuration"
             say(f"only what `pinfold sandbox run` starts is watched: {file} names no cgroups, see its key sandboxes")
+        del rules, ruleset  # megabytes that only the engine was made of
         process.settle_down()
 
     def _reloaded(self, config: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from sensor import process
 from sensor.config import Config, complete, load, refuse_fixed, rule_paths
 from sensor.enrich.enricher import Enricher
 from sensor.errors import PinfoldError
@@ -76,6 +77,8 @@ class Reload:
             config, rules = self._wanted
             self._wanted = None
             self._swap(config, rules)
+            del rules
+            process.give_back_memory()
 
     def _swap(self, config: Config, rules: Loading) -> None:
         sandboxes = self._enricher.sandboxes

@@ -10,7 +10,6 @@ complete: what a crash left half made is called tmp-… and is removed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import hashlib
@@ -258,6 +257,8 @@ def arm(bpffs: str, instance: str, armed: bool) -> bool:
 
 
 def main() -> int:
+    import argparse  # noqa: PLC0415 - the core imports this module, and need not hold that one
+
     parser = argparse.ArgumentParser(prog="sensor.bpf.objects", description="Remove the pins of an instance.")
     parser.add_argument("action", choices=["remove"])
     parser.add_argument("--instance", required=True)

@@ -25,18 +25,19 @@ Predicate = Callable[[Activity], bool]
 class _Loaded:
     """A rule's functions, run into being when one is first asked for: most rules of a catalogue never are."""
 
-    __slots__ = ("compiled", "cost", "functions", "rule", "since")
+    __slots__ = ("code", "cost", "digest", "functions", "rule", "since")
 
     def __init__(self, compiled: Compiled) -> None:
         self.rule = compiled.rule
-        self.compiled = compiled
+        self.code = compiled.code
+        self.digest = compiled.digest
         self.cost = Cost()
         self.since = 0  # events that its category had had before it was loaded
         self.functions: dict[str, Predicate] | None = None
 
     def function(self, name: str) -> Predicate:
         if self.functions is None:
-            self.functions = compiler.functions(self.compiled.code)
+            self.functions = compiler.functions(self.code)
         return self.functions[name]
 
 
@@ -89,18 +90,19 @@ class Engine:
         self.index_errors = 0  # events for which the index itself raised, and every rule was evaluated
         self._until_timed = costs.EVERY
         self._loaded = {_key(compiled): _Loaded(compiled) for compiled in ruleset.compiled}
-        self._by_type = {CATEGORIES[name]: self._category(name, prefilter) for name in _categories(ruleset)}
+        self._by_type = {CATEGORIES[name]: self._category(name, ruleset, prefilter) for name in _categories(ruleset)}
 
-    def _category(self, name: str, prefilter: bool) -> _Category:
+    def _category(self, name: str, ruleset: Ruleset, prefilter: bool) -> _Category:
         entries: list[_Entry] = []
         needs: list[Any] = []
-        for loaded in self._loaded.values():
-            if loaded.rule.category != name:
+        for compiled in ruleset.compiled:
+            if compiled.rule.category != name:
                 continue
+            loaded = self._loaded[_key(compiled)]
             if not prefilter:
                 entries.append(_Entry(loaded, "rule"))
                 continue
-            of_rule = needs_of(loaded.compiled)
+            of_rule = needs_of(compiled)
             needs += of_rule
             entries += [
                 _Entry(loaded, f"branch_{number}" if len(of_rule) > 1 else "rule") for number in range(len(of_rule))
@@ -168,7 +170,7 @@ class Engine:
 
     def digest(self, rule_id: str) -> str:
         """Of a rule's content; "" of one that is not there."""
-        return " ".join(loaded.compiled.digest for (identity, _), loaded in self._loaded.items() if identity == rule_id)
+        return " ".join(loaded.digest for (identity, _), loaded in self._loaded.items() if identity == rule_id)
 
     def dear(self) -> list[Dear]:
         """The rules that are too dear, each with the reason."""
@@ -181,7 +183,7 @@ class Engine:
                 category.events = before._by_type[kind].events
         for key, loaded in self._loaded.items():
             old, rule_id = before._loaded.get(key), loaded.rule.id
-            if old is None or old.compiled.digest != loaded.compiled.digest:
+            if old is None or old.digest != loaded.digest:
                 loaded.since = self._by_type[CATEGORIES[loaded.rule.category]].events
                 continue
             loaded.cost.take(old.cost)

@@ -6,7 +6,6 @@ reads; only the descriptions are written here, and a test demands one for each f
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
@@ -302,6 +301,8 @@ def why_absent(category: str, name: str) -> str:
     line = f"{category} has no field {name!r}"
     if name in _ABSENT:
         return f"{line}: {_ABSENT[name]}"
+    import difflib  # noqa: PLC0415 - only where something is wrong: the core need not hold it
+
     close = difflib.get_close_matches(name, of_category(category), n=1)
     return f"{line}; did you mean {close[0]!r}?" if close else line
 

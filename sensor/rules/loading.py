@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from sensor.rules.engine import Engine
-from sensor.rules.ruleset import Ruleset, load
+from sensor.rules.ruleset import Ruleset, load, without_prose
 from sensor.rules.setting import Placeholders
 
 
@@ -28,7 +28,7 @@ class Loading:
 
     def _load(self) -> None:
         try:
-            ruleset = load(*self._arguments)
+            ruleset = without_prose(load(*self._arguments))
             self._made = ruleset, Engine(ruleset)
         except BaseException as error:  # raised again where the result is asked for
             self._error = error

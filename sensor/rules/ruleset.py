@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sensor import private
 from sensor.errors import RuleError
@@ -149,6 +150,15 @@ def load(
     if ruleset.refused and not keep_going:
         raise RuleError("\n".join(ruleset.refused))
     return ruleset
+
+
+def without_prose(ruleset: Ruleset) -> Ruleset:
+    """Without what only people read, which the core would hold as long as its rules."""
+    compiled = tuple(
+        replace(one, rule=replace(one.rule, description="", falsepositives=(), references=()))
+        for one in ruleset.compiled
+    )
+    return replace(ruleset, compiled=compiled, rules=tuple(one.rule for one in compiled))
 
 
 def _newer(files: Sequence[Path], cache: Path | None) -> list[Path]:

@@ -182,7 +182,8 @@ class Literals:
         self._set.Compile()
         # As the wrapper, which only encodes what is no bytes; where a release has none around it, the same.
         self._match = getattr(self._set, "_set", self._set).Match
-        self._masks = tuple(masks.values())
+        same: dict[int, int] = {}  # a clause's literals have one mask
+        self._masks = tuple(same.setdefault(bits, bits) for bits in masks.values())
         self._sets: dict[tuple[int, ...], int] = {}
 
     def find(self, text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -94,31 +95,58 @@ def test_tags_are_of_attack_and_atlas(path: Path) -> None:
     assert all(set(ATTACK[technique][1].split(",")) & attack for technique in techniques), "a tactic for each technique"
 
 
-ABOUT_FILES_OR_CALLS = [
+TOLD = [
     path
     for path in FILES
-    if str(document(path).get("logsource", {}).get("category", "")).startswith(("file_", "system_call"))
-    and document(path)["level"] in {"medium", "high", "critical"}
+    if document(path)["level"] in {"medium", "high", "critical"} and "detection" in document(path)
 ]
+NEGATED = re.compile(r"not \((?P<group>.*)\)|not (?:1 of )?(?P<part>\w+\*?)")
 
 
-def test_who_is_excused_from_a_rule_about_files_or_calls_is_not_so_by_name_alone() -> None:
-    """A copy under a package manager's name is the first thing to try. Installers live where their user likes. What
-    was brought along has its name from outside."""
+def excused(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """What a rule's condition leaves out, whatever the part is called."""
+    detection = document(path)["detection"]
+    found = NEGATED.finditer(detection["condition"])
+    words = {word for each in found for word in re.findall(r"\w+\*?", each["group"] or each["part"])}
+    return [
+        (name, part)
+        for name, value in detection.items()
+        if any(fnmatchcase(name, word) for word in words)
+        for part in (value if isinstance(value, list) else [value])
+        if isinstance(part, dict) and not part.get("BroughtAlong")
+    ]
+
+
+def programs(part: dict[str, Any]) -> dict[str, list[str]]:
+    """Of those fields that name a program: modifiers and all → what they compare with. Whom a parent from the system's
+    folders started may be called anything."""
+    fields = ["ParentImage"] if "ParentImage" in {key.split("|")[0] for key in part} else ["Image", "ImageInvoked"]
+    named = {key: value for key, value in part.items() if key.split("|")[0] in fields}
+    return {key: value if isinstance(value, list) else [value] for key, value in named.items()}
+
+
+def test_who_is_excused_is_not_so_by_name_alone() -> None:
+    """A copy under a package manager's name is the first thing to try. What was brought along has its name from
+    outside; `elsewhere` is told of by a low rule, and not excused in scratch folders."""
     by_name = {
-        path.stem
-        for path in ABOUT_FILES_OR_CALLS
-        for name, part in document(path)["detection"].items()
-        if name.startswith("filter") and isinstance(part, dict) and not part.get("BroughtAlong")
-        if {"Image|endswith", "Image|contains"} & part.keys()
+        (path.stem, name)
+        for path in TOLD
+        for name, part in excused(path)
+        for key, values in programs(part).items()
+        if not all(value.startswith(("/", "^/")) for value in values) or key.endswith(("|endswith", "|contains"))
     }
-    assert by_name == {"python_startup_file"}
+    assert {name for _, name in by_name} == {"elsewhere"}
+    assert all(
+        "(scratch or not elsewhere)" in document(path)["detection"]["condition"]
+        for path in TOLD
+        if (path.stem, "elsewhere") in by_name
+    )
 
 
 EXCUSED_NAME = re.compile(r"[A-Za-z][\w-]*(?:\.db)?")
 CALLS = [
     path
-    for path in ABOUT_FILES_OR_CALLS
+    for path in TOLD
     if document(path)["logsource"]["category"] == "system_call" and "tool" not in document(path)["detection"]
 ]
 
@@ -144,6 +172,34 @@ def test_a_copy_under_an_excused_name_is_told_of_like_any_other(engine: Engine, 
             event = example["event"] | {"Image": f"/tmp/{name}", "CommandLine": "", "BroughtAlong": False}
             matched = engine.match(activity("system_call", event))
             assert rule["title"] in {found.title for found in matched}, (example["name"], name)
+
+
+NAMING = [path for path in TOLD if any(programs(part) for _, part in excused(path))]
+
+
+@pytest.mark.parametrize("path", NAMING, ids=lambda p: str(p.relative_to(RULES)))
+def test_what_is_told_of_any_program_is_told_of_one_under_an_excused_name(engine: Engine, path: Path) -> None:
+    rule, examples = document(path), document(examples_file(path))
+
+    def told(event: dict[str, Any]) -> bool:
+        return rule["title"] in {found.title for found in engine.match(activity(rule["logsource"]["category"], event))}
+
+    named = {
+        (key.split("|")[0], word)
+        for _, part in excused(path)
+        for key, values in programs(part).items()
+        for value in values
+        for word in EXCUSED_NAME.findall(value.replace("\\.", "."))
+    }
+    for example in examples["match"] + examples["no_match"]:
+        for field in {field for field, _ in named}:
+            event = {key: value for key, value in example["event"].items() if key != "BroughtAlong"} | {
+                field: "/tmp/q7"
+            }
+            if told(event):
+                names = {name for named_field, name in named if named_field == field}
+                missed = {name for name in names if not told(event | {field: f"/tmp/{name}"})}
+                assert missed == set(), example["name"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(RULES)))

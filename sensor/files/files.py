@@ -20,10 +20,11 @@ from sensor.files.places import PLACES_MAX, Watched
 from sensor.files.repeats import AnyFile
 from sensor.files.telling import Telling
 from sensor.files.views import Views
+from sensor.files.whose import Batch
 from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 
-READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
+READ_AT_ONCE = 16  # reads between two drains of the ring: some 200 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are remembered; beyond them looks are rationed
 FOLDER_EVERY_NS = 50_000_000
 FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
@@ -68,7 +69,8 @@ class Files:
         self._views = Views()
         self._telling = Telling(settings, enricher, self._watched, self._views)
         self._sandboxes: dict[int, _Sandbox] = {}
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Batch] = deque()
+        self._empty_ns = 0  # CLOCK_BOOTTIME: the kernel's queue had nothing then
         self._own_namespace = os.stat("/proc/self/ns/mnt").st_ino
         own = procfs.read_stat(os.getpid())
         self._own_start_ns = own.start_ns if own is not None else 0
@@ -123,20 +125,26 @@ class Files:
         if self.group < 0:
             return
         for _ in range(READ_AT_ONCE):
-            if len(self._waiting) >= READ_AT_ONCE or not (data := fanotify.read(self.group)):
+            if len(self._waiting) >= READ_AT_ONCE:
                 break
-            self._waiting.append(data)
+            before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            events = fanotify.read(self.group)
+            if not events:
+                self._empty_ns = before_ns
+                break
+            self._waiting.append(Batch(events, self._empty_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
     def take(self) -> list[AnyFile]:
         """What was done, by processes of sandboxes alone; with ids that are no ring's."""
         telling = self._telling
         telling.now_ns = time.monotonic_ns()
         while self._waiting:
-            for event in fanotify.events(self._waiting.popleft()):
+            batch = self._waiting.popleft()
+            for event in batch.events:
                 if event.mask & fanotify.OVERFLOW:
                     self._overflow()
                     continue
-                telling.event(event)
+                telling.event(event, batch)
         self._settle(telling.now_ns)
         found, telling.found = telling.found, []
         return found

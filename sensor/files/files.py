@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sensor.configfiles import Files as Settings
 from sensor.enrich import procfs
 from sensor.enrich.enricher import Enricher
+from sensor.enrich.processes import Process
 from sensor.errors import HostError
 from sensor.events.activity import Activity, AnyActivity, ProcessCreation, SandboxChange
 from sensor.files import fanotify
@@ -45,7 +46,7 @@ class _Sandbox:
         self.looks = 0
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
-        self.since: tuple[int, int] | None = None  # who made a folder that is to be looked into, and when
+        self.since: tuple[Process, int] | None = None  # who made a folder that is to be looked into, and when
 
 
 class Files:
@@ -151,9 +152,9 @@ class Files:
 
     def _settle(self, now_ns: int) -> None:
         telling = self._telling
-        for sandbox_id, tgid in telling.look_again.items():
+        for sandbox_id, process in telling.look_again.items():
             sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
-            sandbox.since = sandbox.since or (tgid, time.time_ns() - LATE_NS)
+            sandbox.since = sandbox.since or (process, time.time_ns() - LATE_NS)
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -203,9 +204,9 @@ class Files:
             return
         folder = _bytes_of(made, "CurrentDirectory").decode("latin-1")
         since = time.time_ns() - max(0, time.monotonic_ns() - made.monotonic_ns) - COARSE_NS
-        self._ask(Look(made.SandboxId, process.tgid, process.start_ns, False, since, folder, process.tgid))
+        self._ask(Look(made.SandboxId, process.tgid, process.start_ns, False, since, folder, process))
         if made.MountNamespace == self._own_namespace:  # gone or not, what it saw is what we see
-            self._ask(Look(made.SandboxId, os.getpid(), self._own_start_ns, False, since, folder, process.tgid))
+            self._ask(Look(made.SandboxId, os.getpid(), self._own_start_ns, False, since, folder, process))
 
     def _look_whole(self, sandbox_id: int, now_ns: int) -> None:
         """By its newest process that may still be there."""
@@ -220,7 +221,7 @@ class Files:
             sandbox.next_ns = now_ns + _NS
             return
         sandbox.looked_ns = now_ns
-        (cause, since_ns), sandbox.since = sandbox.since or (0, 0), None
+        (cause, since_ns), sandbox.since = sandbox.since or (None, 0), None
         look = Look(sandbox_id, living[-1].tgid, living[-1].start_ns, True, since_ns, cause=cause)
         sandbox.waits = self._ask(look)
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
@@ -281,17 +282,16 @@ class Files:
         if len(self._views) >= self._settings.marks and not self._full:
             self._full = True
             self._notice(f"{len(self._views)} files are marked, as many as files.marks: further ones are not watched")
-        cause = self._enricher.processes.current.get(look.cause)
-        if look.since_ns and cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
+        if look.since_ns and look.cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
             # Where a folder was marked already, an event told of it, or will.
             for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
-                self._telling.changed(path.encode("latin-1"), cause, answer)
+                self._telling.changed(path.encode("latin-1"), look.cause, answer)
         self._telling.retry(look.sandbox_id, look.whole)
 
     def _look_for(self, gone: Look) -> None:
         """At a working directory of which the program has ended, once more: as the sandbox's newest process sees it."""
         living = self._enricher.processes.in_sandbox(gone.sandbox_id)
-        if not gone.whole and gone.tgid == gone.cause and living:
+        if not gone.whole and gone.cause is not None and gone.tgid == gone.cause.tgid and living:
             self._ask(replace(gone, tgid=living[-1].tgid, start_ns=living[-1].start_ns))
 
     def _ended(self, sandbox_id: int) -> None:

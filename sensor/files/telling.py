@@ -42,14 +42,14 @@ _WRITES = CLOSE_WRITE | MODIFY
 
 
 class Telling:
-    """`look_again`: sandboxes in which something appeared that is to be marked, with the tgid that made it. `lost` by
+    """`look_again`: sandboxes in which something appeared that is to be marked, with who made it. `lost` by
     sandbox and reason; `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told;
     `now_ns`, CLOCK_MONOTONIC, is to be set before anything else."""
 
     def __init__(self, settings: Settings, enricher: Enricher, watched: Watched, views: Views) -> None:
         self.settings = settings
         self.watched = watched
-        self.look_again: dict[int, int] = {}
+        self.look_again: dict[int, Process] = {}
         self.lost: Counter[tuple[int, str]] = Counter()
         self.outside = 0
         self.found: list[AnyFile] = []
@@ -73,7 +73,7 @@ class Telling:
                 self.lost[process.sandbox_id, "unresolved"] += 1
                 return
             self._unknown.append((process, event, TRIES))
-            self.look_again.setdefault(process.sandbox_id, process.tgid)
+            self.look_again.setdefault(process.sandbox_id, process)
 
     def retry(self, sandbox_id: int, whole: bool) -> None:
         """Now that it was looked at: keys that were not known, as of a folder that was marked a moment ago, or that an
@@ -86,7 +86,7 @@ class Telling:
                 continue
             elif tries > whole:
                 self._unknown.append((process, event, tries - whole))
-                self.look_again.setdefault(sandbox_id, event.tgid)
+                self.look_again.setdefault(sandbox_id, process)
             else:
                 self.lost[sandbox_id, "unresolved"] += 1
 
@@ -157,7 +157,7 @@ class Telling:
     def _appeared(self, at: At, process: Process, bits: int) -> None:
         """A new file has no mark of its own, and a new folder hides what is made in it."""
         if bits or self._views.awaits(process.sandbox_id, at.path):
-            self.look_again.setdefault(process.sandbox_id, process.tgid)
+            self.look_again.setdefault(process.sandbox_id, process)
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:

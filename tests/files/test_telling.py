@@ -153,7 +153,7 @@ def test_a_budget_bounds_what_a_sandbox_tells() -> None:
 def test_an_unknown_key_is_looked_for_and_then_lost() -> None:
     told, views = telling((1, "/etc"))
     assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=5)) == []
-    assert told.look_again == {SANDBOX: 100}
+    assert told.look_again == {SANDBOX: told._enricher.processes.current[100]}
     views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), "/etc", True, False),)))
     told.retry(SANDBOX, False)
     assert [one.TargetFilename for one in told.found] == ["/etc/crontab"]
@@ -176,7 +176,7 @@ def test_a_flood_of_unknown_keys_is_bounded() -> None:
 def test_what_is_awaited_makes_a_new_look() -> None:
     told, _ = telling((1, "/home/agent"))
     assert feed(told, at(fanotify.CREATE | fanotify.ONDIR, b".claude")) == []
-    assert told.look_again == {SANDBOX: 100}
+    assert told.look_again == {SANDBOX: told._enricher.processes.current[100]}
 
 
 def test_a_name_that_is_no_text_is_kept_raw_and_bounded() -> None:

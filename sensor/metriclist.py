@@ -18,7 +18,7 @@ LOSS_REASONS: dict[str, tuple[str, ...]] = {
     "kernel": tuple(loss.name.lower() for loss in Loss if loss is not Loss.REASONS),
     "ring": ("corrupt", "gap"),
     "decode": ("corrupt", "short", "unknown_type"),
-    "files": ("budget", "overflow", "unresolved", "unwatched"),
+    "files": ("budget", "overflow", "unattributed", "unresolved", "unwatched"),
     "enrich": ("error", "processes_full", "sandboxes_full"),
     "log": ("error", "full", "journal"),
     "api": ("not_read", "unanswered"),

@@ -22,6 +22,7 @@ TICK_NS = 10_000_000  # /proc/PID/stat field 22 is in USER_HZ, 100 a second on e
 LINEAGE_MAX = 128
 EXITED_KEPT = 4096  # over all sandboxes, shared evenly; but for each at least
 EXITED_LEAST = 16
+REPLACED_KEPT = 256
 EVICT_AT_ONCE = 64  # finding the largest sandbox costs a pass over all of them
 SHORT_BYTES = 512  # image, working directory and argv of a process, together: kept in any case
 LONG_MAX_BYTES = 4 * 1024 * 1024  # of longer ones in one sandbox; beyond, what the table keeps is cut
@@ -69,6 +70,7 @@ class Process(Struct, gc=False, eq=False):
     # found at start, a parent that is not known, an exec whose record was lost.
     brought_along: bool = False
     exited: bool = False
+    ended_ns: int = 0  # CLOCK_MONOTONIC, before it closed its files; 0: not known
     children: int = 0  # entries of the table whose parent this is
     long_bytes: int = 0  # counted against its sandbox's LONG_MAX_BYTES
     # exec_id, image, command line, raw and brought_along of its program before
@@ -111,6 +113,7 @@ class ProcessTable:
     def __init__(self, limit: int) -> None:
         self.limit = max(limit, EVICT_AT_ONCE)
         self.current: dict[int, Process] = {}
+        self.replaced: dict[int, Process] = {}  # by tgid, who had it before its newest, of the last that were replaced
         self.counters: Counter[str] = Counter()
         self._groups: dict[int, Group] = {}
         self._size = 0
@@ -255,6 +258,7 @@ class ProcessTable:
             return self._gone(record.tgid, record.exec_id, record.sandbox_id)
         if not process.exited:
             process.exec_id = record.exec_id or process.exec_id  # by which its late repeats are told
+            process.ended_ns = record.time_ns
             self._retire(process)
         return process
 
@@ -295,6 +299,11 @@ class ProcessTable:
         if old is not None and not old.exited:
             self.counters["exits_missed"] += 1
             self._retire(old)
+        if old is not None and self.current.get(tgid) is old:
+            self.replaced.pop(tgid, None)
+            self.replaced[tgid] = old
+            if len(self.replaced) > REPLACED_KEPT:
+                del self.replaced[next(iter(self.replaced))]
         self.current[tgid] = process
         group = self._groups.get(process.sandbox_id)
         if group is None:
@@ -333,6 +342,8 @@ class ProcessTable:
     def _remove(self, group: Group, process: Process) -> None:
         if self.current.get(process.tgid) is process:
             del self.current[process.tgid]
+        if self.replaced.get(process.tgid) is process:
+            del self.replaced[process.tgid]
         if process.exited:
             key = (process.tgid, process.exec_id)
             for held in (group.exited, group.parents):

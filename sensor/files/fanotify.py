@@ -1,8 +1,9 @@
-"""fanotify(7), as far as it is needed: events with the identity of what they are about, and no open descriptor.
+"""fanotify(7), as far as it is needed: events with the identity of what they are about, and no open file.
 
-A group that reports identities opens nothing when it is read, so that no file system of a sandbox can stall the
-reader; and it takes marks on procfs, sysfs and cgroup files too (seen on Linux 6.18). Layouts are those of
-include/uapi/linux/fanotify.h.
+A group that reports identities opens no file when it is read, so that no file system of a sandbox can stall the
+reader; and it takes marks on procfs, sysfs and cgroup files too (seen on Linux 6.18). It does make a pidfd for each
+event, which is closed at once: that there is none says that whoever did it was reaped, and that its number may be
+another's. Layouts are those of include/uapi/linux/fanotify.h.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ ACCESS, MODIFY, ATTRIB, CLOSE_WRITE, CLOSE_NOWRITE = 0x1, 0x2, 0x4, 0x8, 0x10
 CREATE, DELETE, OVERFLOW = 0x100, 0x200, 0x4000
 RENAME, ONDIR = 0x10000000, 0x40000000
 
-READ_BYTES = 64 * 1024
+READ_BYTES = 16 * 1024  # some 200 events, each with a descriptor while it is read
 _CLOEXEC, _NONBLOCK, _UNLIMITED_MARKS = 0x1, 0x2, 0x20
-_REPORT = 0x200 | 0x400 | 0x800 | 0x1000  # FID, DIR_FID, NAME, TARGET_FID: since Linux 5.17
+# PIDFD, FID, DIR_FID, NAME, TARGET_FID: the last since Linux 5.17, so that no kernel has it without the first (5.15).
+_REPORT = 0x80 | 0x200 | 0x400 | 0x800 | 0x1000
 _MARK_FLUSH = 0x80
 _HEAD = struct.Struct("=IBBHQii")  # struct fanotify_event_metadata
-_INFO = struct.Struct("=BBH")
 _HANDLE = struct.Struct("=Ii")
+_PIDFD_IS = struct.Struct("=BBHi")
 _KEY_AT, _HANDLE_AT, _BYTES_AT = 4, 12, 20
-_FID, _DFID_NAME, _DFID, _OLD, _NEW = 1, 2, 3, 10, 12
+_FID, _DFID_NAME, _DFID, _PIDFD, _OLD, _NEW = 1, 2, 3, 4, 10, 12
+NO_PIDFD, _NOT_MADE = -1, -2  # FAN_NOPIDFD, FAN_EPIDFD
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fanotify_init.argtypes = (ctypes.c_uint, ctypes.c_uint)
@@ -39,7 +42,7 @@ Name = tuple[bytes, bytes]  # the directory's key and the name in it
 
 class Event(Struct, frozen=True, gc=False):
     """`key` of the object itself, `at` its place, `old` and `new` a rename's; what is not told is None or empty.
-    A key is fsid, length and type of the handle, and the handle, as the kernel wrote them."""
+    A key is fsid, length and type of the handle, and the handle, as the kernel wrote them. `pidfd` was closed."""
 
     mask: int
     tgid: int
@@ -47,6 +50,12 @@ class Event(Struct, frozen=True, gc=False):
     at: Name | None
     old: Name | None
     new: Name | None
+    pidfd: int = _NOT_MADE
+
+    @property
+    def gone(self) -> bool:
+        """Whoever did it had ended, and was reaped, when this was read: its number was free by then."""
+        return self.pidfd == NO_PIDFD
 
 
 def group() -> int:
@@ -63,12 +72,17 @@ def flush(descriptor: int) -> None:
     _libc.fanotify_mark(descriptor, _MARK_FLUSH, 0, -100, None)
 
 
-def read(descriptor: int) -> bytes:
+def read(descriptor: int) -> list[Event]:
     """What is queued, as much as fits; nothing where nothing is."""
     try:
-        return os.read(descriptor, READ_BYTES)
+        data = os.read(descriptor, READ_BYTES)
     except BlockingIOError:
-        return b""
+        return []
+    found = list(events(data))
+    for event in found:
+        if event.pidfd >= 0:
+            os.close(event.pidfd)
+    return found
 
 
 def events(data: bytes) -> Iterator[Event]:
@@ -83,19 +97,24 @@ def events(data: bytes) -> Iterator[Event]:
 
 
 def _event(data: bytes, at: int, end: int, mask: int, tgid: int) -> Event:
-    key = b""
+    key, pidfd = b"", _NOT_MADE
     names: dict[int, Name] = {}
-    while at + _BYTES_AT <= end:
-        kind, _, length = _INFO.unpack_from(data, at)
-        size, _ = _HANDLE.unpack_from(data, at + _HANDLE_AT)
-        name_at = at + _BYTES_AT + size
-        if length < _BYTES_AT or name_at > at + length > end:
+    while at + _PIDFD_IS.size <= end:
+        kind, _, length, number = _PIDFD_IS.unpack_from(data, at)
+        if not _PIDFD_IS.size <= length <= end - at:
             break
-        told = data[at + _KEY_AT : name_at]
-        if kind == _FID:
-            key = told
-        elif kind in (_DFID_NAME, _DFID, _OLD, _NEW):
-            name = data[name_at : at + length].split(b"\0", 1)[0] if kind != _DFID else b""
-            names[_DFID_NAME if kind == _DFID else kind] = (told, name)
+        if kind == _PIDFD:
+            pidfd = number
+        elif length >= _BYTES_AT:
+            size, _ = _HANDLE.unpack_from(data, at + _HANDLE_AT)
+            name_at = at + _BYTES_AT + size
+            if name_at > at + length:
+                break
+            told = data[at + _KEY_AT : name_at]
+            if kind == _FID:
+                key = told
+            elif kind in (_DFID_NAME, _DFID, _OLD, _NEW):
+                name = data[name_at : at + length].split(b"\0", 1)[0] if kind != _DFID else b""
+                names[_DFID_NAME if kind == _DFID else kind] = (told, name)
         at += length
-    return Event(mask, tgid, key, names.get(_DFID_NAME), names.get(_OLD), names.get(_NEW))
+    return Event(mask, tgid, key, names.get(_DFID_NAME), names.get(_OLD), names.get(_NEW), pidfd)

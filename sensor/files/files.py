@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sensor.configfiles import Files as Settings
 from sensor.enrich import procfs
 from sensor.enrich.enricher import Enricher
+from sensor.enrich.processes import Process
 from sensor.errors import HostError
 from sensor.events.activity import Activity, AnyActivity, ProcessCreation, SandboxChange
 from sensor.files import fanotify
@@ -20,10 +21,11 @@ from sensor.files.places import PLACES_MAX, Watched
 from sensor.files.repeats import AnyFile
 from sensor.files.telling import Telling
 from sensor.files.views import Views
+from sensor.files.whose import Batch
 from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 
-READ_AT_ONCE = 4  # reads of 64 KiB between two drains of the ring: some 800 events each
+READ_AT_ONCE = 16  # reads between two drains of the ring: some 200 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are remembered; beyond them looks are rationed
 FOLDER_EVERY_NS = 50_000_000
 FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
@@ -44,7 +46,7 @@ class _Sandbox:
         self.looks = 0
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
-        self.since: tuple[int, int] | None = None  # who made a folder that is to be looked into, and when
+        self.since: tuple[Process, int] | None = None  # who made a folder that is to be looked into, and when
 
 
 class Files:
@@ -68,7 +70,8 @@ class Files:
         self._views = Views()
         self._telling = Telling(settings, enricher, self._watched, self._views)
         self._sandboxes: dict[int, _Sandbox] = {}
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Batch] = deque()
+        self._empty_ns = 0  # CLOCK_BOOTTIME: the kernel's queue had nothing then
         self._own_namespace = os.stat("/proc/self/ns/mnt").st_ino
         own = procfs.read_stat(os.getpid())
         self._own_start_ns = own.start_ns if own is not None else 0
@@ -123,29 +126,35 @@ class Files:
         if self.group < 0:
             return
         for _ in range(READ_AT_ONCE):
-            if len(self._waiting) >= READ_AT_ONCE or not (data := fanotify.read(self.group)):
+            if len(self._waiting) >= READ_AT_ONCE:
                 break
-            self._waiting.append(data)
+            before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            events = fanotify.read(self.group)
+            if not events:
+                self._empty_ns = before_ns
+                break
+            self._waiting.append(Batch(events, self._empty_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
     def take(self) -> list[AnyFile]:
         """What was done, by processes of sandboxes alone; with ids that are no ring's."""
         telling = self._telling
         telling.now_ns = time.monotonic_ns()
         while self._waiting:
-            for event in fanotify.events(self._waiting.popleft()):
+            batch = self._waiting.popleft()
+            for event in batch.events:
                 if event.mask & fanotify.OVERFLOW:
                     self._overflow()
                     continue
-                telling.event(event)
+                telling.event(event, batch)
         self._settle(telling.now_ns)
         found, telling.found = telling.found, []
         return found
 
     def _settle(self, now_ns: int) -> None:
         telling = self._telling
-        for sandbox_id, tgid in telling.look_again.items():
+        for sandbox_id, process in telling.look_again.items():
             sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
-            sandbox.since = sandbox.since or (tgid, time.time_ns() - LATE_NS)
+            sandbox.since = sandbox.since or (process, time.time_ns() - LATE_NS)
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -195,9 +204,9 @@ class Files:
             return
         folder = _bytes_of(made, "CurrentDirectory").decode("latin-1")
         since = time.time_ns() - max(0, time.monotonic_ns() - made.monotonic_ns) - COARSE_NS
-        self._ask(Look(made.SandboxId, process.tgid, process.start_ns, False, since, folder, process.tgid))
+        self._ask(Look(made.SandboxId, process.tgid, process.start_ns, False, since, folder, process))
         if made.MountNamespace == self._own_namespace:  # gone or not, what it saw is what we see
-            self._ask(Look(made.SandboxId, os.getpid(), self._own_start_ns, False, since, folder, process.tgid))
+            self._ask(Look(made.SandboxId, os.getpid(), self._own_start_ns, False, since, folder, process))
 
     def _look_whole(self, sandbox_id: int, now_ns: int) -> None:
         """By its newest process that may still be there."""
@@ -212,7 +221,7 @@ class Files:
             sandbox.next_ns = now_ns + _NS
             return
         sandbox.looked_ns = now_ns
-        (cause, since_ns), sandbox.since = sandbox.since or (0, 0), None
+        (cause, since_ns), sandbox.since = sandbox.since or (None, 0), None
         look = Look(sandbox_id, living[-1].tgid, living[-1].start_ns, True, since_ns, cause=cause)
         sandbox.waits = self._ask(look)
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
@@ -273,17 +282,16 @@ class Files:
         if len(self._views) >= self._settings.marks and not self._full:
             self._full = True
             self._notice(f"{len(self._views)} files are marked, as many as files.marks: further ones are not watched")
-        cause = self._enricher.processes.current.get(look.cause)
-        if look.since_ns and cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
+        if look.since_ns and look.cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
             # Where a folder was marked already, an event told of it, or will.
             for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
-                self._telling.changed(path.encode("latin-1"), cause, answer)
+                self._telling.changed(path.encode("latin-1"), look.cause, answer)
         self._telling.retry(look.sandbox_id, look.whole)
 
     def _look_for(self, gone: Look) -> None:
         """At a working directory of which the program has ended, once more: as the sandbox's newest process sees it."""
         living = self._enricher.processes.in_sandbox(gone.sandbox_id)
-        if not gone.whole and gone.tgid == gone.cause and living:
+        if not gone.whole and gone.cause is not None and gone.tgid == gone.cause.tgid and living:
             self._ask(replace(gone, tgid=living[-1].tgid, start_ns=living[-1].start_ns))
 
     def _ended(self, sandbox_id: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sensor.enrich.processes import Process
 from sensor.enrich.procfs import start_ticks
 from sensor.files.child import HEAD
 
@@ -38,7 +39,7 @@ class Look(Struct, frozen=True, gc=False):
     whole: bool
     since_ns: int
     folder: str = ""  # a working directory, in latin-1; empty: the process's own
-    cause: int = 0  # tgid to which changes are put down
+    cause: Process | None = None  # to whom changes are put down
 
 
 class Answer(Struct, frozen=True, gc=False):

@@ -30,6 +30,7 @@ from sensor.files.marker import Answer
 from sensor.files.places import Watched
 from sensor.files.repeats import AnyFile, Repeats
 from sensor.files.views import At, Views
+from sensor.files.whose import Batch, whose
 from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
@@ -41,14 +42,14 @@ _WRITES = CLOSE_WRITE | MODIFY
 
 
 class Telling:
-    """`look_again`: sandboxes in which something appeared that is to be marked, with the tgid that made it. `lost` by
+    """`look_again`: sandboxes in which something appeared that is to be marked, with who made it. `lost` by
     sandbox and reason; `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told;
     `now_ns`, CLOCK_MONOTONIC, is to be set before anything else."""
 
     def __init__(self, settings: Settings, enricher: Enricher, watched: Watched, views: Views) -> None:
         self.settings = settings
         self.watched = watched
-        self.look_again: dict[int, int] = {}
+        self.look_again: dict[int, Process] = {}
         self.lost: Counter[tuple[int, str]] = Counter()
         self.outside = 0
         self.found: list[AnyFile] = []
@@ -57,34 +58,35 @@ class Telling:
         self._views = views
         self._repeats = Repeats()
         self._budgets: dict[int, tuple[float, int]] = {}  # what is left, and when that was
-        self._unknown: deque[tuple[int, Event, int]] = deque()  # with the whole looks that it may wait for
+        self._unknown: deque[tuple[Process, Event, int]] = deque()  # with the whole looks that it may wait for
         self._position = 0
 
-    def event(self, event: Event) -> None:
-        process = self._enricher.processes.current.get(event.tgid)
+    def event(self, event: Event, batch: Batch) -> None:
+        process, doubted = whose(self._enricher.processes, event, batch)
         if process is None:
-            self.outside += 1
+            self.outside += not doubted
+            for sandbox_id in doubted:
+                self.lost[sandbox_id, "unattributed"] += 1
             return
         if not self._tell(event, process):
             if len(self._unknown) >= RETRIED_MAX:
                 self.lost[process.sandbox_id, "unresolved"] += 1
                 return
-            self._unknown.append((process.sandbox_id, event, TRIES))
-            self.look_again.setdefault(process.sandbox_id, process.tgid)
+            self._unknown.append((process, event, TRIES))
+            self.look_again.setdefault(process.sandbox_id, process)
 
     def retry(self, sandbox_id: int, whole: bool) -> None:
         """Now that it was looked at: keys that were not known, as of a folder that was marked a moment ago, or that an
         overlay has copied up."""
         waiting, self._unknown = self._unknown, deque()
-        for wanted, event, tries in waiting:
-            process = self._enricher.processes.current.get(event.tgid)
-            if wanted != sandbox_id:
-                self._unknown.append((wanted, event, tries))
-            elif process is None or self._tell(event, process):
+        for process, event, tries in waiting:
+            if process.sandbox_id != sandbox_id:
+                self._unknown.append((process, event, tries))
+            elif self._tell(event, process):
                 continue
             elif tries > whole:
-                self._unknown.append((wanted, event, tries - whole))
-                self.look_again.setdefault(sandbox_id, event.tgid)
+                self._unknown.append((process, event, tries - whole))
+                self.look_again.setdefault(sandbox_id, process)
             else:
                 self.lost[sandbox_id, "unresolved"] += 1
 
@@ -101,7 +103,7 @@ class Telling:
         self.found += [self._placed(activity) for activity in self._repeats.due(self.now_ns)]
 
     def forget(self, sandbox_id: int) -> None:
-        self._unknown = deque(one for one in self._unknown if one[0] != sandbox_id)
+        self._unknown = deque(one for one in self._unknown if one[0].sandbox_id != sandbox_id)
         self._budgets.pop(sandbox_id, None)
 
     # One event.
@@ -155,7 +157,7 @@ class Telling:
     def _appeared(self, at: At, process: Process, bits: int) -> None:
         """A new file has no mark of its own, and a new folder hides what is made in it."""
         if bits or self._views.awaits(process.sandbox_id, at.path):
-            self.look_again.setdefault(process.sandbox_id, process.tgid)
+            self.look_again.setdefault(process.sandbox_id, process)
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:

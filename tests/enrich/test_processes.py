@@ -10,6 +10,7 @@ from sensor.enrich.processes import (
     CUT_CHARACTERS,
     EXITED_KEPT,
     LONG_MAX_BYTES,
+    REPLACED_KEPT,
     TICK_NS,
     Process,
     same_start,
@@ -220,6 +221,22 @@ def test_a_chain_of_dying_parents_is_bounded(small: Enricher) -> None:
     while last is not None:
         held, last = held + 1, last.parent
     assert held <= 257, "an evicted parent keeps no parent of its own"
+
+
+def test_who_had_the_number_before_is_known_for_a_while(enricher: Enricher) -> None:
+    table = enricher.processes
+    spawn(enricher, 500, START, (1, 1), "old")
+    enricher.apply(records.exit_(500, START), 1, 1)
+    old = table.current[500]
+    assert old.ended_ns > 0 and table.replaced == {}
+    spawn(enricher, 500, START + 9, (1, 1), "new")
+    assert table.replaced == {500: old}
+    for tgid in range(1000, 1000 + REPLACED_KEPT):
+        spawn(enricher, tgid, START, (1, 1), "one")
+        spawn(enricher, tgid, START + 9, (1, 1), "another")
+    assert len(table.replaced) == REPLACED_KEPT and 500 not in table.replaced
+    table.forget(BOX)
+    assert table.replaced == {}, "what is evicted is held by nobody"
 
 
 def test_long_command_lines_have_a_budget_of_their_sandbox(enricher: Enricher) -> None:

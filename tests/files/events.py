@@ -9,13 +9,15 @@ from typing import Any, cast
 from sensor.configfiles import Files
 from sensor.enrich.enricher import Enricher
 from sensor.enrich.processes import EntryProgram, Process, ProcessTable
+from sensor.files import fanotify
 from sensor.files.marker import Answer
 from sensor.files.places import Watched
 from sensor.files.telling import Telling
 from sensor.files.views import Views
+from sensor.files.whose import Batch
 from sensor.rules.places import Place
 
-FID, DFID_NAME, OLD, NEW = 1, 2, 10, 12
+FID, DFID_NAME, PIDFD, OLD, NEW = 1, 2, 4, 10, 12
 TGID, SANDBOX = 100, 7
 VIEW = (1, 2, 3)
 
@@ -31,9 +33,22 @@ def info(kind: int, number: int, name: bytes = b"") -> bytes:
     return struct.pack("=BBH", kind, 0, len(body) + 4) + body
 
 
+def pidfd(number: int) -> bytes:
+    return struct.pack("=BBHi", PIDFD, 0, 8, number)
+
+
 def raw(mask: int, *infos: bytes, tgid: int = TGID) -> bytes:
     body = b"".join(infos)
     return struct.pack("=IBBHQii", 24 + len(body), 3, 0, 24, mask, -1, tgid) + body
+
+
+def batch(*data: bytes, since_ns: int = 10, until_ns: int = 20) -> Batch:
+    return Batch(list(fanotify.events(b"".join(data))), since_ns, until_ns)
+
+
+def give(told: Telling, read: Batch) -> None:
+    for event in read.events:
+        told.event(event, read)
 
 
 def process(tgid: int = TGID, sandbox_id: int = SANDBOX) -> Process:

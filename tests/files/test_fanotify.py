@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.files import fanotify
-from tests.files.events import DFID_NAME, FID, NEW, OLD, info, key, raw
+from tests.files.events import DFID_NAME, FID, NEW, OLD, info, key, pidfd, raw
 
 
 def test_an_event_names_the_object_and_its_place() -> None:
@@ -26,6 +29,21 @@ def test_an_overflow_names_nothing() -> None:
     assert list(fanotify.events(raw(fanotify.OVERFLOW, tgid=0))) == [
         fanotify.Event(fanotify.OVERFLOW, 0, b"", None, None, None)
     ]
+
+
+def test_whether_whoever_did_it_is_still_there() -> None:
+    data = b"".join(raw(0x108, info(DFID_NAME, 1, b"a"), pidfd(number)) for number in (7, -1, -2))
+    assert [(event.pidfd, event.gone) for event in fanotify.events(data)] == [(7, False), (-1, True), (-2, False)]
+
+
+def test_its_descriptors_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
+    data = b"".join(raw(0x108, info(DFID_NAME, 1, b"a"), pidfd(number)) for number in (*held, -1, -2))
+    monkeypatch.setattr(os, "read", lambda *_: data)
+    assert len(fanotify.read(-1)) == 4
+    for number in held:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
 
 
 @given(st.binary(max_size=200))

@@ -14,7 +14,7 @@ from sensor.files.files import FOLDERS_MAX, Files
 from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 from tests.export import samples
-from tests.files.events import SANDBOX, raw, telling
+from tests.files.events import SANDBOX, batch, raw, telling
 
 RULES = Ruleset((), (), (), (), beyond=("an-id",))
 
@@ -33,7 +33,7 @@ def test_an_overflow_is_the_loss_of_every_sandbox_that_is_watched() -> None:
     files.observe(samples.process_creation(SandboxId=SANDBOX))
     assert files.take() == [] and files.lost == {}
     files._sandboxes = {SANDBOX: cast(Any, None), 8: cast(Any, None)}
-    files._waiting.append(raw(OVERFLOW, tgid=0))
+    files._waiting.append(batch(raw(OVERFLOW, tgid=0)))
     assert files.busy and files.take() == []
     assert files.lost == {SANDBOX: {"files_overflow": 1}, 8: {"files_overflow": 1}}
     assert files.metrics.value("pinfold_events_lost_total", ("files", "overflow")) == 2

@@ -9,7 +9,22 @@ from sensor.files import fanotify
 from sensor.files.marker import Answer
 from sensor.files.telling import Telling
 from sensor.rules.places import READ, WRITE, Place
-from tests.files.events import DFID_NAME, FID, NEW, OLD, SANDBOX, VIEW, info, key, raw, telling
+from tests.files.events import (
+    DFID_NAME,
+    FID,
+    NEW,
+    OLD,
+    SANDBOX,
+    VIEW,
+    batch,
+    give,
+    info,
+    key,
+    pidfd,
+    process,
+    raw,
+    telling,
+)
 
 SECOND = 1_000_000_000
 
@@ -17,8 +32,7 @@ SECOND = 1_000_000_000
 def feed(told: Telling, *data: bytes, now_ns: int = SECOND) -> list[tuple[str, str, str]]:
     """(category, action, path) of what was told."""
     told.now_ns = now_ns
-    for event in fanotify.events(b"".join(data)):
-        told.event(event)
+    give(told, batch(*data))
     found, told.found = told.found, []
     return [(one.category, one.Action, one.TargetFilename) for one in found]
 
@@ -47,8 +61,7 @@ def test_what_is_moved_into_place_is_there_as_if_written() -> None:
     told, _ = telling((1, "/etc"), (3, "/root"))
     moved = raw(fanotify.RENAME, info(OLD, 3, b"x"), info(NEW, 1, b"crontab"), info(FID, 9))
     told.now_ns = SECOND
-    for event in fanotify.events(moved):
-        told.event(event)
+    give(told, batch(moved))
     rename, made = told.found
     assert isinstance(rename, FileRename) and rename.SourceFilename == "/root/x"
     assert isinstance(made, FileEvent) and made.TargetFilename == "/etc/crontab" and made.Action == "created"
@@ -57,8 +70,7 @@ def test_what_is_moved_into_place_is_there_as_if_written() -> None:
 def test_what_is_moved_away_keeps_its_old_name() -> None:
     told, _ = telling((1, "/etc"))
     told.now_ns = SECOND
-    for event in fanotify.events(raw(fanotify.RENAME, info(OLD, 1, b"crontab"), info(FID, 9))):
-        told.event(event)
+    give(told, batch(raw(fanotify.RENAME, info(OLD, 1, b"crontab"), info(FID, 9))))
     assert [(one.TargetFilename, one.SourceFilename) for one in told.found] == [("", "/etc/crontab")]
 
 
@@ -85,6 +97,40 @@ def test_processes_outside_are_dropped_and_counted() -> None:
     assert told.outside == 1
 
 
+def test_a_newcomer_with_the_same_number_is_not_named() -> None:
+    told, _ = telling((1, "/etc"))
+    newcomer = process()
+    newcomer.start_ns = 25  # after it was read
+    told._enricher.processes.found(newcomer)
+    data = raw(fanotify.CLOSE_WRITE, info(DFID_NAME, 1, b"crontab"), info(FID, 9), pidfd(fanotify.NO_PIDFD))
+    told.now_ns = SECOND
+    give(told, batch(data))
+    assert [one.ProcessGuid for one in told.found] == ["100-5"]
+
+
+def test_what_nobody_can_be_named_for_is_lost() -> None:
+    told, _ = telling((1, "/etc"))
+    told._enricher.processes.current[100].exited = True
+    newcomer = process()
+    newcomer.start_ns, newcomer.sandbox_id, newcomer.exited = 15, 8, True
+    told._enricher.processes.found(newcomer)
+    data = raw(fanotify.CLOSE_WRITE, info(DFID_NAME, 1, b"crontab"), info(FID, 9), pidfd(fanotify.NO_PIDFD))
+    give(told, batch(data))
+    assert told.found == [] and told.outside == 0
+    assert told.lost == {(SANDBOX, "unattributed"): 1, (8, "unattributed"): 1}
+
+
+def test_whoever_waits_for_a_look_is_named_though_its_number_was_used_again() -> None:
+    told, views = telling((1, "/etc"))
+    assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=5)) == []
+    newcomer = process()
+    newcomer.start_ns = 15
+    told._enricher.processes.found(newcomer)
+    views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), "/etc", True, False),)))
+    told.retry(SANDBOX, False)
+    assert [one.ProcessGuid for one in told.found] == ["100-5"]
+
+
 def test_the_same_again_is_counted_and_told_when_its_window_ends() -> None:
     told, _ = telling((1, "/etc"))
     assert len(feed(told, *[at(fanotify.CLOSE_WRITE, b"crontab")] * 5)) == 1
@@ -107,7 +153,7 @@ def test_a_budget_bounds_what_a_sandbox_tells() -> None:
 def test_an_unknown_key_is_looked_for_and_then_lost() -> None:
     told, views = telling((1, "/etc"))
     assert feed(told, at(fanotify.CLOSE_WRITE, b"crontab", folder=5)) == []
-    assert told.look_again == {SANDBOX: 100}
+    assert told.look_again == {SANDBOX: told._enricher.processes.current[100]}
     views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), "/etc", True, False),)))
     told.retry(SANDBOX, False)
     assert [one.TargetFilename for one in told.found] == ["/etc/crontab"]
@@ -130,15 +176,14 @@ def test_a_flood_of_unknown_keys_is_bounded() -> None:
 def test_what_is_awaited_makes_a_new_look() -> None:
     told, _ = telling((1, "/home/agent"))
     assert feed(told, at(fanotify.CREATE | fanotify.ONDIR, b".claude")) == []
-    assert told.look_again == {SANDBOX: 100}
+    assert told.look_again == {SANDBOX: told._enricher.processes.current[100]}
 
 
 def test_a_name_that_is_no_text_is_kept_raw_and_bounded() -> None:
     place = Place("prefix", "/etc/cron.d/", WRITE | READ)
     told, _ = telling((1, "/etc/cron.d"), places=(place,))
     told.now_ns = SECOND
-    for event in fanotify.events(at(fanotify.CREATE, b"a\xff\x1b[31m") + at(fanotify.CREATE, b"b" * 255)):
-        told.event(event)
+    give(told, batch(at(fanotify.CREATE, b"a\xff\x1b[31m"), at(fanotify.CREATE, b"b" * 255)))
     first, second = told.found
     assert first.TargetFilename == "/etc/cron.d/a\ufffd\x1b[31m"
     assert first.raw == {"TargetFilename": b"/etc/cron.d/a\xff\x1b[31m"}
@@ -148,8 +193,7 @@ def test_a_name_that_is_no_text_is_kept_raw_and_bounded() -> None:
 def test_ids_are_no_rings_and_rise() -> None:
     told, _ = telling((1, "/etc/cron.d"))
     told.now_ns = SECOND
-    for event in fanotify.events(b"".join(at(fanotify.CREATE, b"%d" % number) for number in range(20))):
-        told.event(event)
+    give(told, batch(*[at(fanotify.CREATE, b"%d" % number) for number in range(20)]))
     positions = [one.position for one in told.found]
     assert {one.generation for one in told.found} == {0}
     assert positions == sorted(set(positions))

@@ -264,14 +264,11 @@ class Daemon:
         """Reads what is there, for a while; the number of records read. Without arguments our own ring."""
         if ring is None:
             ring, number = self._kernel.ring, self._kernel.generation.number
-        take, data = self._recorder.take if self._recorder.on else self._pipeline.take, ring.data
+        drain = self._recorder.drain if self._recorder.on else self._pipeline.drain
         until = time.monotonic_ns() + DRAIN_NS
         total = 0
         while True:
-            count = following = 0
-            for position, following, at, length in ring.pending(BATCH):  # noqa: B007 - the last one is used
-                take(data, at, length, number, position)
-                count += 1
+            count, following = drain(ring, BATCH, number)
             if not count:
                 return total
             self._log.flush()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from sensor.bpf.ring import Ring
 from sensor.correlating.live import Correlating
 from sensor.detect.detectors import Detectors
 from sensor.detect.world import Inversion
@@ -160,6 +161,22 @@ class Pipeline:
             self.aside.append(READERS[members[0]][1](buffer, at))
         else:
             self._take(self._of_split[members[0]](record, generation, position))
+
+    def drain(self, ring: Ring, most: int, generation: int) -> tuple[int, int]:
+        """`take` of at most `most` records that lie in the ring, with less around each. How many there were, and the
+        position behind the last."""
+        data, decode, aside, of_split, take = ring.data, self.decoder.decode, self.aside_id, self._of_split, self._take
+        count = following = 0
+        for position, following, at, length in ring.pending(most):  # noqa: B007 - the last one is used
+            count += 1
+            record: Any = decode(data, at, length)
+            if type(record) is tuple and record[0][_SANDBOX_ID] != aside:
+                take(of_split[record[0][0]](record, generation, position))
+            elif type(record) is tuple:
+                self.aside.append(READERS[record[0][0]][1](data, at))
+            elif record is not None:
+                self._take_record(record, generation, position)
+        return count, following
 
     def _take_record(self, record: Any, generation: int, position: int) -> None:
         if record.sandbox_id == self.aside_id:

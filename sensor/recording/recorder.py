@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from sensor import __version__
+from sensor.bpf.ring import Ring
 from sensor.config import Config
 from sensor.control.caller import ConflictError
 from sensor.enrich.enricher import Enricher
@@ -137,6 +138,14 @@ class Recorder:
         finally:
             self._inside = False
             self._record(bytes(buffer[at : at + length]), generation, position)
+
+    def drain(self, ring: Ring, most: int, generation: int) -> tuple[int, int]:
+        """As the pipeline's, record by record."""
+        count = following = 0
+        for position, following, at, length in ring.pending(most):  # noqa: B007 - the last one is used
+            self.take(ring.data, at, length, generation, position)
+            count += 1
+        return count, following
 
     def tick(self, monotonic_ns: int) -> None:
         """As the pipeline's, which it calls."""

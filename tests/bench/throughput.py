@@ -47,6 +47,7 @@ NAMES = (PIPELINE, NETWORK, LIVES)
 LEAST = 100_000.0
 LEAST_NETWORK = 200_000.0
 RULES = CHECKOUT / "rules"
+_ROOM = 1 << 32  # bytes
 
 
 class Result(Struct, frozen=True):
@@ -112,14 +113,16 @@ def _measured(space: Workspace) -> Result:
 
 
 class _Recorded(Ring):
-    """A ring of ordinary memory, in which everything is written and nothing read."""
+    """A ring of ordinary memory, in which everything is written and nothing read. It is round `number` of a ring that
+    has room for `area` just once."""
 
-    def __init__(self, area: bytes) -> None:
+    def __init__(self, area: bytes, number: int = 0) -> None:
         self.data = mmap.mmap(-1, max(len(area), 1))
         self.data.write(area)
-        self._mask = (1 << 62) - 1  # it never wraps
-        self._position = ctypes.c_uint64(0)
-        self._end = memoryview(pack("<Q", len(area))).cast("Q")
+        self._mask = _ROOM - 1
+        begin = number * _ROOM
+        self._position = ctypes.c_uint64(begin)
+        self._end = memoryview(pack("<Q", begin + len(area))).cast("Q")
 
     def close(self) -> None:
         self.data.close()
@@ -174,23 +177,20 @@ class Line:
             Recovery(None, frozenset(), {}, frozenset(), 0, 0), lambda _: None, network,
         )  # fmt: skip
         self.connects: connects.Connects | None = None
-        self.position = self.exec_bytes = self.execs = 0
+        self.rounds = self.exec_bytes = self.execs = 0
         self.feed(self.stream.birth(b"/pinfold/bench") + self.stream.parents())
 
     def feed(self, area: bytes) -> tuple[int, float]:
         """(records, seconds). In batches, as the daemon drains."""
-        ring = _Recorded(area)
-        take, data, base, records = self.pipeline.take, ring.data, self.position, 0
+        ring, records = _Recorded(area, self.rounds), 0
         began = time.process_time()
         while ring.used:
-            following = 0
-            for position, following, at, length in ring.pending(BATCH):  # noqa: B007 (the last one is used)
-                take(data, at, length, 1, base + position)
-                records += 1
+            count, following = self.pipeline.drain(ring, BATCH, 1)
+            records += count
             self.log.flush()
             ring.advance(following)
         took = time.process_time() - began
-        self.position += len(area)
+        self.rounds += 1
         ring.close()
         return records, took
 

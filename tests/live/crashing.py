@@ -12,7 +12,7 @@ from typing import Any
 from sensor.daemon import Daemon
 
 STEPS = (
-    "after-take",  # records decoded, evaluated, in the batch; nothing written
+    "after-take",  # an event evaluated, in the batch; nothing written
     "before-write",
     "torn-write",  # half of the batch is in the file
     "after-write",  # everything is written, the ring does not know
@@ -38,7 +38,7 @@ class CrashingDaemon(Daemon):
     def start(self) -> None:
         super().start()
         pipeline: Any = self._pipeline
-        pipeline.take = self._around(pipeline.take, "", "after-take")
+        pipeline._take = self._around(pipeline._take, "", "after-take")
         log: Any = self._log
         log.flush = self._around(log.flush, "before-write", "after-write")
         log._file.append = self._torn(log._file.append)
@@ -46,9 +46,9 @@ class CrashingDaemon(Daemon):
         ring.advance = self._around(ring.advance, "before-advance", "after-advance")
 
     def _around(self, inner: Callable[..., Any], before: str, after: str) -> Callable[..., Any]:
-        def wrapped(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
             self.crash_at(before)
-            result = inner(*arguments)
+            result = inner(*arguments, **named)
             self.crash_at(after)
             return result
 

@@ -114,7 +114,6 @@ class Pipeline:
         self.watched = watched
         self.network = network
         self.detectors = network.detectors
-        self._detecting = self.detectors.handlers
         self.guard: Guard | None = None  # made later; without one nothing is contained
         self.utc_ns = 0  # of the last tick
         self.beside: Callable[[AnyActivity | SandboxChange], None] | None = None  # hears what is told without a record
@@ -287,10 +286,9 @@ class Pipeline:
                 self.files.observe(activity)
             if self.guard is not None:
                 self.guard.observe(activity)
-        detect = self._detecting.get(kind)
-        if detect is not None and (behaviors := detect(activity)):
+        if behaviors := self.detectors.observe(activity):
             self._last = (activity.generation, activity.position)
-            self._derived(self.detectors.numbered(behaviors, activity))
+            self._derived(behaviors)
 
     def tell(self, activity: AnyActivity | SandboxChange) -> None:
         """What is no record's, and nobody who watches must know."""

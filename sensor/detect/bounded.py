@@ -13,35 +13,35 @@ SECOND_NS = 10**9
 
 class PerSandbox(Generic[State]):
     """A state a sandbox, made when first asked for. At `most`, the oldest sandbox's goes: events that trail behind
-    the end of their sandbox make states that nobody would end. `states` is to be read only."""
+    the end of their sandbox make states that nobody would end."""
 
     def __init__(self, make: Callable[[], State], most: int, counters: Counter[str], name: str) -> None:
         self._make = make
         self._most = most
         self._counters = counters
         self._name = f"{name}_sandboxes_evicted"
-        self.states: dict[int, State] = {}
+        self._states: dict[int, State] = {}
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self._states)
 
     def get(self, sandbox_id: int) -> State:
-        state = self.states.get(sandbox_id)
+        state = self._states.get(sandbox_id)
         if state is None:
-            if len(self.states) >= self._most:
-                del self.states[next(iter(self.states))]
+            if len(self._states) >= self._most:
+                del self._states[next(iter(self._states))]
                 self._counters[self._name] += 1
-            state = self.states[sandbox_id] = self._make()
+            state = self._states[sandbox_id] = self._make()
         return state
 
     def peek(self, sandbox_id: int) -> State | None:
-        return self.states.get(sandbox_id)
+        return self._states.get(sandbox_id)
 
     def forget(self, sandbox_id: int) -> None:
-        self.states.pop(sandbox_id, None)
+        self._states.pop(sandbox_id, None)
 
     def items(self) -> Iterator[tuple[int, State]]:
-        return iter(self.states.items())
+        return iter(self._states.items())
 
 
 class Levels:

@@ -42,8 +42,7 @@ _NOTHING: Behaviors = []
 
 
 class Detectors:
-    """`busy`: `tick` is wanted in 100 ms rather than in a second. `counters`: what bounds dropped, by reason.
-    `handlers`: what `observe` does of each kind, before it is numbered."""
+    """`busy`: `tick` is wanted in 100 ms rather than in a second. `counters`: what bounds dropped, by reason."""
 
     def __init__(self, settings: DetectSettings, world: World) -> None:
         self.counters: Counter[str] = Counter()
@@ -61,7 +60,7 @@ class Detectors:
         self._cpu_burn = CpuBurn(settings.cpu_burn, most, world, self.counters)
         self._held: Behaviors = []
         self._position = 0
-        self.handlers: dict[type, Callable[[Any], Behaviors]] = {
+        self._handlers: dict[type, Callable[[Any], Behaviors]] = {
             ProcessCreation: self._executed,
             ProcessTermination: self._left,
             NetworkConnection: self._connected,
@@ -78,11 +77,11 @@ class Detectors:
 
     def observe(self, activity: AnyActivity | SandboxChange) -> Behaviors:
         """Every activity, in ring order. What it produces has its generation, and positions behind its own."""
-        handler = self.handlers.get(type(activity))
+        handler = self._handlers.get(type(activity))
         if handler is None:
             return _NOTHING
         produced = handler(activity)
-        return self.numbered(produced, activity) if produced else produced
+        return self._numbered(produced, activity) if produced else produced
 
     def inversion(self, inversion: Inversion) -> Behaviors:
         table = self._flows.sandboxes.peek(inversion.SandboxId)
@@ -97,7 +96,7 @@ class Detectors:
         self._mining.inversion(flow, inversion)
         self._reverse_shell.inversion(flow)
         produced = self._relay.inversion(table, flow, inversion)
-        return self.numbered(produced, inversion) if produced else produced
+        return self._numbered(produced, inversion) if produced else produced
 
     def tick(self, monotonic_ns: int, utc_ns: int) -> Behaviors:
         """About once a second, and about every 100 ms while `busy`. Generation 0, positions from the UTC time."""
@@ -116,7 +115,7 @@ class Detectors:
             numbered.append(replace(behavior, generation=0, position=self._position, time_ns=utc_ns))
         return numbered
 
-    def numbered(self, produced: Behaviors, cause: AnyActivity | SandboxChange | Inversion) -> Behaviors:
+    def _numbered(self, produced: Behaviors, cause: AnyActivity | SandboxChange | Inversion) -> Behaviors:
         for behavior in produced[FIT:]:
             if len(self._held) < HELD:
                 self._held.append(behavior)

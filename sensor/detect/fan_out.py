@@ -97,14 +97,13 @@ class FanOut:
         self._settings = settings
         self._counters = counters
         self._sandboxes: PerSandbox[_Sandbox] = PerSandbox(lambda: _Sandbox(settings), sandboxes, counters, "fan_out")
-        self._known = self._sandboxes.states
 
     def forget(self, sandbox_id: int) -> None:
         self._sandboxes.forget(sandbox_id)
 
     def reached(self, event: Event) -> list[NetworkBehavior]:
         """A connect or an initiated flow, over IP."""
-        state = self._known.get(event.SandboxId) or self._sandboxes.get(event.SandboxId)
+        state = self._sandboxes.get(event.SandboxId)
         now_ns = event.monotonic_ns
         windows = state.windows
         if now_ns <= state.full_until_ns:

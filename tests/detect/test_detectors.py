@@ -43,12 +43,12 @@ def test_ids_follow_the_record_and_ticks_have_their_own() -> None:
     scene = Scene()
     detectors = Detectors(DetectSettings(), scene.world)
     behavior = scene.recognise(scene.connect(1, OUTSIDE, 3333), "stratum")[0]
-    numbered = detectors.numbered([behavior] * 10, make(NetworkBehavior, generation=3, position=80))
+    numbered = detectors._numbered([behavior] * 10, make(NetworkBehavior, generation=3, position=80))
     assert [event.position for event in numbered] == list(range(81, 88))
     assert detectors.busy
     late = detectors.tick(scene.at, UTC)
     assert [(event.generation, event.position) for event in late] == [(0, UTC), (0, UTC + 1), (0, UTC + 2)]
-    again = detectors.numbered([behavior] * 200, make(NetworkBehavior))
+    again = detectors._numbered([behavior] * 200, make(NetworkBehavior))
     assert len(again) == 7
     assert detectors.counters["behaviors_dropped"] == 200 - 7 - 64
 

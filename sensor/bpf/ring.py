@@ -53,9 +53,11 @@ class Ring:
     def pending(self, most: int) -> Iterator[tuple[int, int, int, int]]:
         """(position, next position, offset in `data`, length) of at most `most` records, oldest first.
 
-        Stops at a record that its probe is still writing. Discarded ones are passed over."""
+        Stops at a record that its probe is still writing. Discarded ones are passed over; those before the first are
+        freed at once, since a ring that holds nothing else would stay full for good."""
         data, mask, unpack = self.data, self._mask, _HEADER.unpack_from
         position, end = self._position.value, self._end[0]
+        nothing = True
         while position < end and most:
             offset = position & mask
             (length,) = unpack(data, offset)
@@ -63,7 +65,10 @@ class Ring:
                 if length & _BUSY:
                     return
                 position += ((length & _LENGTH) + 15) & ~7
+                if nothing:
+                    self.advance(position)
                 continue
+            nothing = False
             following = position + ((length + 15) & ~7)
             yield position, following, offset + 8, length
             most -= 1

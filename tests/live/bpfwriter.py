@@ -84,10 +84,10 @@ class KernelRing:
 
     def read(self, most: int = 1 << 20) -> tuple[list[bytes], int]:
         """What is there, and the position behind it."""
-        found, following = [], self.ring.consumed
+        found, following = [], 0
         for _, following, at, length in self.ring.pending(most):  # noqa: B007 - the last one is used
             found.append(bytes(self.ring.data[at : at + length]))
-        return found, following
+        return found, following or self.ring.consumed
 
     def close(self) -> None:
         for program in self._programs.values():

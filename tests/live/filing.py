@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,20 @@ class Shell:
     def wait(self, category: str, path: str | Callable[[str], bool], **wanted: Any) -> Line:
         return self.sensor.wait(self.box, category=category, TargetFilename=path, **wanted)[0]
 
-    def end(self) -> None:
+    def __enter__(self) -> Shell:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+@contextmanager
+def looking(cache: str) -> Iterator[Running]:
+    """A sensor that looks at a place of the host, `trainer` in its home, beside those of the rules."""
+    with Running("\nfiles: {{places: ['{home}/trainer']}}\n", cache=cache) as running:
+        (running.home / "trainer").mkdir()
+        yield running
 
 
 def contained(sensor: Running, box: Sandbox, folder: Path, before: str = ":") -> Shell:

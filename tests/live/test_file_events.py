@@ -9,18 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.filing import Shell, contained
+from tests.live.filing import Shell, contained, looking
 from tests.live.running import Running, Sandbox
-
-OPTIONS = """
-files: {{places: ['{home}/trainer']}}
-"""
 
 
 @pytest.fixture(scope="module")
 def sensor(rule_cache: str) -> Iterator[Running]:
-    with Running(OPTIONS, cache=rule_cache) as running:
-        (running.home / "trainer").mkdir()
+    with looking(rule_cache) as running:
         yield running
 
 
@@ -35,11 +30,8 @@ def furnish(home: Path) -> Path:
 @pytest.fixture
 def shell(sensor: Running, sandbox: Sandbox, tmp_path: Path) -> Iterator[Shell]:
     """Of a sandbox that shares the host's root."""
-    shell = Shell(sensor, sandbox, furnish(tmp_path))
-    try:
+    with Shell(sensor, sandbox, furnish(tmp_path)) as shell:
         yield shell.watched()
-    finally:
-        shell.end()
 
 
 def test_what_is_done_to_a_file_on_the_host(shell: Shell) -> None:
@@ -83,11 +75,8 @@ def program(name: str) -> Callable[[str], bool]:
 @pytest.fixture
 def container(sensor: Running, sandbox: Sandbox, tmp_path: Path) -> Iterator[Shell]:
     """With a root of its own: an overlay over the host's, in a mount namespace."""
-    shell = contained(sensor, sandbox, tmp_path)
-    try:
+    with contained(sensor, sandbox, tmp_path) as shell:
         yield shell.watched()
-    finally:
-        shell.end()
 
 
 def test_a_root_of_its_own(container: Shell) -> None:
@@ -208,10 +197,9 @@ def test_a_root_that_stalls_whoever_looks(sensor: Running, sandbox: Sandbox, tmp
             stalled = 'pinfold_file_looks_total{outcome="stalled"}'
             sensor.until(lambda: sensor.metrics()[stalled], "a look that stalled")
             sensor.until(lambda: sensor.metrics()["pinfold_sandboxes_unknown"], "a sandbox that is unknown")
-            shell = Shell(sensor, other, furnish(tmp_path)).watched()
-            shell.do("echo >> .ssh/authorized_keys")
-            shell.wait("file_event", f"{tmp_path}/.ssh/authorized_keys")
-            shell.end()
+            with Shell(sensor, other, furnish(tmp_path)) as shell:
+                shell.watched().do("echo >> .ssh/authorized_keys")
+                shell.wait("file_event", f"{tmp_path}/.ssh/authorized_keys")
         finally:
             process.kill()
             process.communicate()

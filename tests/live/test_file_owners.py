@@ -11,30 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.filing import Shell
+from tests.live.filing import Shell, looking
 from tests.live.running import Running, Sandbox
 
-OPTIONS = """
-files: {{places: ['{home}/trainer']}}
-"""
 TRIES = 200  # others on this host fork too
 LOST = 'pinfold_events_lost_total{reason="unattributed",stage="files"}'
 
 
 @pytest.fixture(scope="module")
 def sensor(rule_cache: str) -> Iterator[Running]:
-    with Running(OPTIONS, cache=rule_cache) as running:
-        (running.home / "trainer").mkdir()
+    with looking(rule_cache) as running:
         yield running
 
 
 @pytest.fixture
 def shell(sensor: Running, sandbox: Sandbox, tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(sensor, sandbox, tmp_path)
-    try:
+    with Shell(sensor, sandbox, tmp_path) as shell:
         yield shell.watched()
-    finally:
-        shell.end()
 
 
 @contextmanager

@@ -121,11 +121,8 @@ def container(sensor: Running, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shared = tmp_path_factory.mktemp("shared")
     with sensor.sandbox() as box:
         before = BEFORE.replace("{shared}", str(shared))
-        shell = contained(sensor, box, tmp_path_factory.mktemp("root"), before)
-        try:
+        with contained(sensor, box, tmp_path_factory.mktemp("root"), before) as shell:
             yield shell.watched()
-        finally:
-            shell.end()
 
 
 def own(path: str) -> str:

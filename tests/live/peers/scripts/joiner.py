@@ -103,6 +103,9 @@ def main() -> None:
     mode, address, port, entry_port, *certificate = sys.argv[1:]
     waiting: queue.Queue[Link] = queue.Queue()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # A ticket that comes while the other end writes takes what is written into the handshake, where it stays: OpenSSL
+    # is not for two threads at once, and websockets.sync reads in one and writes in another.
+    context.num_tickets = 0
     if certificate:
         context.load_cert_chain(certificate[0])
 

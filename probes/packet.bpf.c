@@ -455,13 +455,14 @@ static __always_inline int count_packet(struct __sk_buff *skb, int incoming) {
     return 1;
   }
   if (!f->sandbox_id) return 1;
-  u64 now = coarse_now();
-  if (f->policy != c->policy || refused(f) || f->denied || PF_IS_DNS(f)) goto look;
-  if (!f->told_ns && since(now, f->started_ns) > c->flow_late_ns) goto look;
+  /* Before all else: what passes without it is a hole, behind which nothing passes any more. */
   if (!incoming && p.length && f->automaton) {
     tail_call(skb, MAP(packet_programs), PF_PROGRAM_FEED);
     return 1;
   }
+  u64 now = coarse_now();
+  if (f->policy != c->policy || refused(f) || f->denied || PF_IS_DNS(f)) goto look;
+  if (!f->told_ns && since(now, f->started_ns) > c->flow_late_ns) goto look;
   if (incoming) {
     if (p.length && f->flags & PF_FLOW_FLAG_INITIATED && since(now, f->last_ns) > c->pause_ns) goto look;
   } else {

@@ -15,6 +15,23 @@ PYTHON = ("/usr/bin/python3", "-I", "-S")
 PAUSE_S = "0.003"  # between two writes, so that each is a segment of its own
 BATCH = 60  # connections at a time
 
+SETTINGS = """
+instance: {instance}
+paths: {{state: {home}/state, runtime: {home}/run, log: {home}/log, cache: {cache}}}
+metrics: {{listen: "127.0.0.1:{port}"}}
+rules: {{paths: ['{home}/rules']}}
+flows: {{full_per_peer: 65536, idle_seconds: 3600}}
+sandboxes:
+  - {{path: "{instance}/all-*", class: all}}
+  - {{path: "{instance}/pools-*", class: pools}}
+  - {{path: "{instance}/told-*", class: told}}
+classes:
+  all: {{mode: enforce, denied_protocols: [ssh, stratum, socks, wireguard, bore, http-connect]}}
+  pools: {{mode: enforce, denied_protocols: [stratum]}}
+  told: {{mode: monitor, denied_protocols: [ssh, stratum, socks, wireguard, bore, http-connect]}}
+"""
+CUT = {"ECONNABORTED", "ECONNRESET", "EPIPE"}
+
 # Batches of messages, each message in pieces: what the end of each is for who wrote it.
 CLIENT = """
 import errno, json, socket, sys, time

@@ -10,29 +10,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.denying import HARMLESS, MESSAGES, PYTHON, Message, say
+from tests.live.denying import CUT, HARMLESS, MESSAGES, PYTHON, SETTINGS, Message, say
 from tests.live.names import unique
 from tests.live.peers.hearing import Capture, Hearing, pieces_of, retransmissions
 from tests.live.peers.network import SANDBOX, SERVER, Network
 from tests.live.peers.programs import until
 from tests.live.running import Running, Sandbox
-
-SETTINGS = """
-instance: {instance}
-paths: {{state: {home}/state, runtime: {home}/run, log: {home}/log, cache: {cache}}}
-metrics: {{listen: "127.0.0.1:{port}"}}
-rules: {{paths: ['{home}/rules']}}
-flows: {{full_per_peer: 65536, idle_seconds: 3600}}
-sandboxes:
-  - {{path: "{instance}/all-*", class: all}}
-  - {{path: "{instance}/pools-*", class: pools}}
-  - {{path: "{instance}/told-*", class: told}}
-classes:
-  all: {{mode: enforce, denied_protocols: [ssh, stratum, socks, wireguard, bore, http-connect]}}
-  pools: {{mode: enforce, denied_protocols: [stratum]}}
-  told: {{mode: monitor, denied_protocols: [ssh, stratum, socks, wireguard, bore, http-connect]}}
-"""
-CUT = {"ECONNABORTED", "ECONNRESET", "EPIPE"}
 
 
 @pytest.fixture(scope="module")

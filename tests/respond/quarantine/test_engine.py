@@ -15,7 +15,7 @@ from sensor.configquarantine import Quarantine
 from sensor.errors import ActError, NotFoundError, UsageError
 from sensor.metriclist import QUARANTINE_STEPS, QUARANTINES
 from sensor.metrics import decode
-from sensor.respond.quarantine import watching
+from sensor.respond.quarantine import still, watching
 from sensor.respond.quarantine.ledger import Ledger
 from sensor.respond.quarantine.record import STATES, STEPS, UNDOING, Order
 from tests.respond.quarantine.quarantining import ALL, Bench, order, outcomes, reach, settle
@@ -34,6 +34,12 @@ class Folder:
 
     def file(self, name: str) -> str:
         return (self.place / f"cgroup.{name}").read_text().strip()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that freezes and thaws when it is told: a folder's cgroup.events would never say so."""
+    monkeypatch.setattr(still, "frozen", lambda directory: directory.read("cgroup.freeze").strip() == b"1")
 
 
 @pytest.fixture
@@ -160,6 +166,16 @@ def test_a_denial_that_is_not_lifted_is_not_released(bench: Bench, box: Folder) 
     assert record.state == "releasing"
     bench.denials.broken = ""
     reach(quarantines, record, "released")
+
+
+def test_one_that_stands_still_by_a_cgroup_above_is_released_all_the_same(
+    bench: Bench, box: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.settings = Quarantine(freeze_seconds=1)
+    quarantines, record = held(bench, box)
+    monkeypatch.setattr(still, "frozen", lambda _: True)
+    reach(quarantines, quarantines.release(record.id, **ENDS), "released")
+    assert "one above it is frozen" in record.undo("thaw").detail
 
 
 def test_evidence_that_fails_is_stated(bench: Bench, box: Folder) -> None:

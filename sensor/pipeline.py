@@ -166,9 +166,12 @@ class Pipeline:
         position behind the last."""
         data, decode, aside, of_split, take = ring.data, self.decoder.decode, self.aside_id, self._of_split, self._take
         count = following = 0
-        for position, following, at, length in ring.pending(most):  # noqa: B007 - the last one is used
+        records = [
+            (decode(data, at, length), position, following, at)
+            for position, following, at, length in ring.pending(most)
+        ]
+        for record, position, following, at in records:  # noqa: B007 - the last one is used
             count += 1
-            record: Any = decode(data, at, length)
             if type(record) is tuple and record[0][_SANDBOX_ID] != aside:
                 take(of_split[record[0][0]](record, generation, position))
             elif type(record) is tuple:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from msgspec.structs import astuple
-
 from sensor.enrich.addresses import PROTOCOLS, Addresses
 from sensor.enrich.clock import Timeline
 from sensor.enrich.devices import BLOCK, access_text, class_name, prior_name, verdict_name
@@ -14,7 +12,7 @@ from sensor.enrich.sandboxes.registry import Registry
 from sensor.enrich.text import Raw, replaced
 from sensor.enrich.users import Users
 from sensor.events.activity import DeviceAccess, NetworkConnection, ProcessTermination
-from sensor.events.layouts import Connect, ConnectUnix, DeviceAttempt, Exit, Flag, Split
+from sensor.events.layouts import SPLIT_MEMBERS, Connect, ConnectUnix, DeviceAttempt, Exit, Flag, Split, Type
 
 _REPEAT = int(Flag.REPEAT)
 # For each value of the byte that tells it.
@@ -53,13 +51,13 @@ class Actions:
         return ProcessTermination(*fields, (r.exit_code >> 8) & 0xFF, r.exit_code & 0x7F)
 
     def connect(self, r: Connect, generation: int, position: int) -> NetworkConnection:
-        return self.connected((astuple(r),), generation, position)
+        return self.connected((SPLIT_MEMBERS[Type.CONNECT](r),), generation, position)
 
     def connected(self, split: Split, generation: int, position: int) -> NetworkConnection:
         """All in one: a sandbox that connects has this run more often than all else but execs."""
         (
-            _, flags, _, t, sandbox_id, cgroup_id, tgid, _, exec_id, _, _, cookie, count, first_ns, last_ns,
-            maker_tgid, uid, family, port, protocol, verdict, _, packed,
+            _, flags, _, t, sandbox_id, cgroup_id, tgid, exec_id, cookie, count, first_ns, last_ns,
+            maker_tgid, uid, family, port, protocol, verdict, packed,
         ) = split[0]  # fmt: skip
         to = self._addresses.get((family, packed)) or self.addresses.get(family, packed)
         name = self._name_of(sandbox_id, to.text, t) if sandbox_id in self._named else ""
@@ -86,14 +84,12 @@ class Actions:
         )  # fmt: skip
 
     def connect_unix(self, r: ConnectUnix, generation: int, position: int) -> NetworkConnection:
-        *members, target = astuple(r)
-        return self.connected_unix((members, target), generation, position)
+        return self.connected_unix((SPLIT_MEMBERS[Type.CONNECT_UNIX](r), r.target), generation, position)
 
     def connected_unix(self, split: Split, generation: int, position: int) -> NetworkConnection:
         members, target = split
         (
-            _, flags, _, t, sandbox_id, cgroup_id, tgid, _, exec_id, _, _, count, first_ns, last_ns,
-            maker_tgid, uid, verdict,
+            _, flags, _, t, sandbox_id, cgroup_id, tgid, exec_id, count, first_ns, last_ns, maker_tgid, uid, verdict,
         ) = members  # fmt: skip
         path, added = unix_path(target)
         process, before = self._processes.actor(tgid, exec_id, sandbox_id)

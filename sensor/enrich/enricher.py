@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from sensor.config import Config
 from sensor.enrich.actions import Actions
@@ -191,16 +190,16 @@ class Enricher:
     # Processes.
 
     def _exec(self, r: Exec, generation: int, position: int) -> ProcessCreation:
-        *members, argv, filename, image_path, cwd_path = astuple(r)
-        paths = filename + image_path + cwd_path
-        return self._executed((members, argv, paths, len(filename), len(image_path)), generation, position)
+        paths = r.filename + r.image_path + r.cwd_path
+        split = (layouts.SPLIT_MEMBERS[Type.EXEC](r), r.argv, paths, len(r.filename), len(r.image_path))
+        return self._executed(split, generation, position)
 
     def _executed(self, split: Split, generation: int, position: int) -> ProcessCreation:  # noqa: PLR0912, PLR0915
         """All in one: nothing runs more often, and each call would cost it a hundredth."""
         members, argv, paths, filename_length, image_length = split
         (
-            _, flags, size, t, sandbox_id, cgroup_id, tgid, _, exec_id, start_ns, parent_start_ns, inode, _,
-            parent_tgid, uid, euid, _, device, _, file_flags, pid_ns, mnt_ns, net_ns, user_ns, _, _, _,
+            _, flags, size, t, sandbox_id, cgroup_id, tgid, exec_id, start_ns, parent_start_ns, inode,
+            parent_tgid, uid, euid, device, file_flags, pid_ns, mnt_ns, net_ns, user_ns,
             stdin_inode, stdout_inode, stderr_inode, changed, stdin, stdout, stderr, denied,
         ) = members  # fmt: skip
         time = self.timeline

@@ -17,17 +17,24 @@ class Decoder:
 
     def __init__(self, split: bool = False) -> None:
         self.counters: Counter[str] = Counter()
-        self._readers: dict[int, tuple[int, Any]] = dict(READERS)
-        if split:
-            self._readers |= {kind: (READERS[kind][0], read) for kind, read in SPLITTERS.items()}
+        self._split = {kind: (READERS[kind][0], read) for kind, read in SPLITTERS.items()} if split else {}
 
     def decode(self, buffer: Buffer, at: int, length: int) -> Any:
         """The record of `length` bytes at `at`, or None."""
         if length < HEADER_SIZE:
             self.counters["short"] += 1
             return None
+        entry: tuple[int, Any] | None = self._split.get(buffer[at])  # the lower byte of its type
+        if entry is not None and length >= entry[0]:
+            # What is right is unpacked once; of anything else it is found out below what is wrong with it.
+            try:
+                found = entry[1](buffer, at)
+            except ShortRecord:
+                found = None
+            if found is not None and found[0][0] < 256 and entry[0] <= found[0][2] <= length:
+                return found
         kind, _, size = _START.unpack_from(buffer, at)
-        entry = self._readers.get(kind)
+        entry = READERS.get(kind)
         if entry is None:
             self.counters["unknown_type"] += 1
             return None

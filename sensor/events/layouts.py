@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from mmap import mmap
+from operator import attrgetter
 from struct import Struct as PackedStruct
 from typing import Any
 
@@ -221,6 +222,7 @@ class Exec(Struct, frozen=True, gc=False):
 _PF_EXEC = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4xHHHH")
 _PF_EXEC_FIXED = PackedStruct("<HHIQQQIIQQQQQIIIIIIIIIIIIIIQQQQBBBB4x2x2x2x2x")
 _PF_EXEC_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x4x4x4x4x4x4x4x4x4x4x4x4x4x4x8x8x8x8x1x1x1x1x4xHHHH")
+_PF_EXEC_SPLIT = PackedStruct("<HHIQQQI4xQQQQ8xIII4xI4xIIIII4x4x4xQQQQBBBB4x2x2x2x2x")
 
 
 def split_exec(buffer: Buffer, at: int) -> Split:
@@ -228,14 +230,15 @@ def split_exec(buffer: Buffer, at: int) -> Split:
     first = at + 184
     further = first + n0
     end = further + n1 + n2 + n3
-    members = _PF_EXEC_FIXED.unpack_from(buffer, at)
+    members = _PF_EXEC_SPLIT.unpack_from(buffer, at)
     if end - at > members[2]:
         raise ShortRecord
     return members, buffer[first:further], buffer[further:end], n1, n2
 
 
 def read_exec(buffer: Buffer, at: int) -> Exec:
-    members, argv, joined, n1, n2 = split_exec(buffer, at)
+    _, argv, joined, n1, n2 = split_exec(buffer, at)
+    members = _PF_EXEC_FIXED.unpack_from(buffer, at)
     return Exec(*members, argv, joined[:n1], joined[n1 : n1 + n2], joined[n1 + n2 :])  # type: ignore[call-arg]
 
 
@@ -380,10 +383,11 @@ class Connect(Struct, frozen=True, gc=False):
 
 
 _PF_CONNECT = PackedStruct("<HHIQQQIIQQQQQQQIIHHBBB1x16s")
+_PF_CONNECT_SPLIT = PackedStruct("<HHIQQQI4xQ8x8xQQQQIIHHBB1x1x16s")
 
 
 def split_connect(buffer: Buffer, at: int) -> Split:
-    return (_PF_CONNECT.unpack_from(buffer, at),)
+    return (_PF_CONNECT_SPLIT.unpack_from(buffer, at),)
 
 
 def read_connect(buffer: Buffer, at: int) -> Connect:
@@ -416,20 +420,22 @@ class ConnectUnix(Struct, frozen=True, gc=False):
 _PF_CONNECT_UNIX = PackedStruct("<HHIQQQIIQQQQQQIIB5xH")
 _PF_CONNECT_UNIX_FIXED = PackedStruct("<HHIQQQIIQQQQQQIIB5x2x")
 _PF_CONNECT_UNIX_TAILS = PackedStruct("<2x2x4x8x8x8x4x4x8x8x8x8x8x8x4x4x1x5xH")
+_PF_CONNECT_UNIX_SPLIT = PackedStruct("<HHIQQQI4xQ8x8xQQQIIB5x2x")
 
 
 def split_connect_unix(buffer: Buffer, at: int) -> Split:
     (n0,) = _PF_CONNECT_UNIX_TAILS.unpack_from(buffer, at)
     first = at + 104
     further = first + n0
-    members = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
+    members = _PF_CONNECT_UNIX_SPLIT.unpack_from(buffer, at)
     if further - at > members[2]:
         raise ShortRecord
     return members, buffer[first:further]
 
 
 def read_connect_unix(buffer: Buffer, at: int) -> ConnectUnix:
-    members, target = split_connect_unix(buffer, at)
+    _, target = split_connect_unix(buffer, at)
+    members = _PF_CONNECT_UNIX_FIXED.unpack_from(buffer, at)
     return ConnectUnix(*members, target)  # type: ignore[call-arg]
 
 
@@ -709,6 +715,76 @@ SPLITTERS: dict[int, Callable[[Buffer, int], Split]] = {
     1: split_exec,
     32: split_connect,
     33: split_connect_unix,
+}
+# Record type → those members of a Struct.
+SPLIT_MEMBERS: dict[int, Callable[[Any], tuple[Any, ...]]] = {
+    1: attrgetter(
+        "type",
+        "flags",
+        "size",
+        "time_ns",
+        "sandbox_id",
+        "cgroup_id",
+        "tgid",
+        "exec_id",
+        "start_ns",
+        "parent_start_ns",
+        "inode",
+        "parent_tgid",
+        "uid",
+        "euid",
+        "device",
+        "file_flags",
+        "pid_ns",
+        "mnt_ns",
+        "net_ns",
+        "user_ns",
+        "stdin_inode",
+        "stdout_inode",
+        "stderr_inode",
+        "changed",
+        "stdin_kind",
+        "stdout_kind",
+        "stderr_kind",
+        "denied",
+    ),
+    32: attrgetter(
+        "type",
+        "flags",
+        "size",
+        "time_ns",
+        "sandbox_id",
+        "cgroup_id",
+        "tgid",
+        "exec_id",
+        "cookie",
+        "count",
+        "first_ns",
+        "last_ns",
+        "maker_tgid",
+        "uid",
+        "family",
+        "port",
+        "protocol",
+        "verdict",
+        "address",
+    ),
+    33: attrgetter(
+        "type",
+        "flags",
+        "size",
+        "time_ns",
+        "sandbox_id",
+        "cgroup_id",
+        "tgid",
+        "exec_id",
+        "count",
+        "first_ns",
+        "last_ns",
+        "maker_tgid",
+        "uid",
+        "verdict",
+    ),
 }
 # Record type → its tails, each with the place of its length among what the whole format gives.
 TAILS: dict[int, dict[str, int]] = {

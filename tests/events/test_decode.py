@@ -120,6 +120,33 @@ def test_tails_beyond_the_record_are_corrupt(kind: Type) -> None:
             assert decoder.counters == {"corrupt": 1}
 
 
+@given(
+    record=records, noise=st.dictionaries(st.integers(0, 7), st.integers(0, 255), max_size=3), less=st.integers(0, 9)
+)
+@settings(deadline=None, max_examples=600)
+def test_split_or_not_it_is_the_same_record(
+    record: tuple[Type, dict[str, Any]], noise: dict[int, int], less: int
+) -> None:
+    """Whatever is wrong with it, in its header or its length."""
+    raw = bytearray(packed(*record))
+    length = len(raw) - less
+    for at, byte in noise.items():
+        raw[at] = byte
+    whole, split = Decoder(), Decoder(split=True)
+    area = bytes(raw) + GUARD
+    one: Any = whole.decode(area, 0, length)
+    other: Any = split.decode(area, 0, length)
+    assert split.counters == whole.counters
+    if type(other) is not tuple:
+        assert other == one and (one is None or one.type not in layouts.SPLITTERS)
+        return
+    members, *tails = other
+    assert members == layouts.SPLIT_MEMBERS[one.type](one)
+    named = [getattr(one, tail) for tail in LAYOUTS[one.type].tails]
+    joined = [named[0], b"".join(named[1:]), *map(len, named[1:-1])] if len(named) > 1 else named
+    assert tails == joined
+
+
 def judge(decoder: Decoder, buffer: bytes, at: int, length: int) -> None:
     """Either a record made of the area's bytes alone, or one count; never an exception."""
     record: Any = decoder.decode(buffer, at, length)

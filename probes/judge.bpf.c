@@ -178,7 +178,9 @@ int on_judge(struct __sk_buff *skb) {
   int known = f->flags & PF_FLOW_FLAG_CUT;
   if (f->policy != c->policy || refused(f)) judge(c, sandbox, f);
   u32 denied = cut_now(c, sandbox);
-  int stopped = refused(f) || (f->denied && denied >> (f->denied & 31) & 1);
+  int spoken = f->denied && denied >> (f->denied & 31) & 1;
+  int stopped = refused(f) || spoken;
+  if (spoken) f->flags |= PF_FLOW_FLAG_CUT;
   int wireguard = !stopped && !incoming && denied >> PF_PREFIX_WIREGUARD & 1 && is_wireguard(skb, &p);
   if (wireguard) cut_flow(f, PF_PREFIX_WIREGUARD);
   /* A flow that is cut while it is only counted would keep its socket. */

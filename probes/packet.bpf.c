@@ -347,7 +347,8 @@ static __always_inline void tell_now(struct __sk_buff *skb, struct pf_control *c
   u8 phase = f->told_ns ? PF_PHASE_SAMPLE : PF_PHASE_ESTABLISHED;
   if (!f->told_ns) make_late(f);
   read_socket(f, socket_of(skb));
-  tell_flow(c, sandbox, f, slot, phase, PF_END_NONE, PF_PRIORITY_URGENT);
+  /* Whoever floods its part of the ring first would be cut unheard, and keep its socket: so with the next packet. */
+  if (tell_flow(c, sandbox, f, slot, phase, PF_END_NONE, PF_PRIORITY_URGENT)) f->flags &= ~PF_FLOW_FLAG_CUT;
 }
 
 static __always_inline int refused(struct pf_flow_state *f) {

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from sensor.control.client import Client
+from tests.live.flooding import SMALL, fill, unread
 from tests.live.running import Running, Sandbox
 
-SMALL = "ring: {{size_bytes: 262144}}\n"  # a sandbox may hold a quarter of it
 CONNECT = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -38,24 +36,6 @@ except OSError as error:
 def small(rule_cache: str) -> Iterator[Running]:
     with Running(SMALL, cache=rule_cache) as running:
         yield running
-
-
-@contextmanager
-def unread(sensor: Running) -> Iterator[None]:
-    """Nobody reads the ring meanwhile."""
-    assert sensor.process is not None
-    os.kill(sensor.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(sensor.process.pid, signal.SIGCONT)
-
-
-def fill(sandbox: Sandbox) -> int:
-    """Executes until its budget is gone for sure; the number of execs."""
-    for _ in range(200):
-        sandbox.run("/bin/true", "f" * 2000)
-    return 200
 
 
 def state(sensor: Running, sandbox: Sandbox) -> dict[str, object]:

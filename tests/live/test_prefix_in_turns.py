@@ -11,6 +11,7 @@ import pytest
 
 from sensor.control.client import Client
 from tests.live.denying import CUT, PYTHON, SETTINGS
+from tests.live.flooding import SMALL, fill, unread
 from tests.live.names import unique
 from tests.live.peers.hearing import Hearing
 from tests.live.peers.network import SERVER, Network
@@ -103,3 +104,27 @@ def test_one_that_was_only_counted_and_says_something_late(
         box = stack.enter_context(sensor.sandbox(f"all-{unique()}"))
         ended, heard, read = say_in_turn(network, box, outside, as_said, lambda: time.sleep(1.1), count=3)
     expect(pieces, ended, heard, read, b"SS")
+
+
+def test_one_that_is_cut_while_there_is_no_room_to_tell_is_told_later(network: Network, rule_cache: str) -> None:
+    """Else whoever floods its part of the ring first would be cut unheard, and keep its socket."""
+    with ExitStack() as stack:
+        sensor = stack.enter_context(Running(config=SETTINGS + SMALL, cache=rule_cache))
+        outside = stack.enter_context(Hearing(network))
+        box = stack.enter_context(sensor.sandbox(f"all-{unique()}"))
+        client = network.start_inside(
+            box, [*PYTHON, "-c", IN_PIECES, SERVER, str(outside.port), "1", "SSH-2.0-client\r\n"], stdin=subprocess.PIPE
+        )
+        assert client.process.stdin is not None
+        sensor.wait(box, category="network_flow", Phase="established")
+        with unread(sensor):
+            fill(box)
+            client.process.stdin.write(b"\n")
+            client.process.stdin.flush()
+            until(lambda: "said" in client.said(), "it is said", [client])
+        source = int(client.said().split()[0])
+        assert (outside.ended(source), outside.of(source).data) == ("reset", b"")
+        assert client.finish().split()[-1] in CUT
+        sensor.wait(box, category="network_flow", EndReason="cut")
+        sensor.wait(box, category="network_protocol", Denied=True)
+        assert any("budget" in name for name in sensor.lost()), "there was room all the time"

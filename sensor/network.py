@@ -1,14 +1,14 @@
-"""What the sensor does about networks besides reading records: names into the kernel's lists, sockets of denied flows
-destroyed, living flows looked at, hosts files read, and the host as the detectors see it."""
+"""What the sensor does about networks besides reading records: names into the kernel's lists, living flows looked at,
+hosts files read, and the host as the detectors see it."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from sensor.bpf.state import FlowState
 from sensor.bpf.tables import Tables
 from sensor.config import Config
+from sensor.cuts import Cuts
 from sensor.detect.detectors import Detectors
 from sensor.detect.host import HostWorld
 from sensor.detect.world import Counters, Living
@@ -20,18 +20,10 @@ from sensor.events.activity import Activity, AnyActivity, NetworkFlow, SandboxCh
 from sensor.events.layouts import FlowFlag
 from sensor.metrics import Metrics
 from sensor.respond.egress import Change, EgressPolicy, NameGrants
-from sensor.respond.sockets import MOST_PROCESSES, MOST_SOCKETS, Destroyer, Request, Response, Socket
 
 CHECKED_AT_ONCE = 2048  # living flows, each second
 SOUGHT_AT_ONCE = 4096  # places of the kernel's table, each second after a start: some 3 us each
-MOST_CUTS = 4096  # sockets that wait to be destroyed, of one sandbox and namespace
 _HOLDERS = 8
-_OUTCOMES = {
-    "destroyed": "was destroyed",
-    "gone": "was gone already",
-    "unsupported": "could not be destroyed",
-    "failed": "could not be destroyed",
-}
 
 
 class Network:
@@ -51,16 +43,12 @@ class Network:
         self._tables = tables
         self._enricher = enricher
         self._metrics = metrics
-        self._told = told
         self._flows = enricher.flows
         self._grants = NameGrants(config)
         self._policy = EgressPolicy(config)
         self._hosts = HostsFiles(enricher.names)
-        self._destroyer = Destroyer()
         self._sought = 0  # places of the kernel's table that were looked at since the start
-        # By sandbox and network namespace: sockets of denied flows by cookie, each with its maker.
-        self._cuts: dict[tuple[int, int], dict[int, tuple[Socket, int]]] = {}
-        self._destroying: set[int] = set()  # sandboxes
+        self._cuts = Cuts(self._flows.table, enricher.processes, metrics, told)
         self._flows.policy.denied = self._denied
         self._flows.policy.granted = self._granted
         self.world = HostWorld(
@@ -77,7 +65,7 @@ class Network:
     @property
     def busy(self) -> bool:
         """Whether `tick` is wanted again soon."""
-        return self._hosts.busy or bool(self._cuts) or not self._destroyer.idle
+        return self._hosts.busy or self._cuts.busy
 
     def reload(self, config: Config) -> None:
         self._config = config
@@ -96,18 +84,13 @@ class Network:
             self._hosts.forget(activity.SandboxId)
 
     def sweep(self, sandbox_id: int, cgroup_id: int) -> None:
-        """Destroys what was made in that cgroup and is held by the sandbox: sockets that our hooks never saw, made by a
-        process that had left, and passed back."""
-        holders = self._enricher.processes.in_sandbox(sandbox_id)[-MOST_PROCESSES:]
-        known = tuple((process.tgid, process.start_ns) for process in holders)
-        self._destroyer.start(Request(sandbox_id, known, (), made_in=cgroup_id), time.monotonic_ns())
+        """Destroys what was made in that cgroup and is held by the sandbox."""
+        self._cuts.sweep(sandbox_id, cgroup_id)
 
     def tick(self, now_ns: int) -> None:
         """Often while `busy`."""
         self._hosts.poll()
-        for response in self._destroyer.poll(now_ns):
-            self._destroyed(response)
-        self._destroy(now_ns)
+        self._cuts.tick(now_ns)
 
     def each_second(self, now_ns: int) -> None:
         self._write(self._grants.expire(now_ns))
@@ -136,7 +119,7 @@ class Network:
 
     def _flow(self, flow: NetworkFlow) -> None:
         if flow.EndReason == "cut":
-            self._cut(flow)
+            self._cuts.add(flow)
         if flow.Phase == "established" and not flow.DestinationHostname and not flow.DestinationIsLoopback:
             self._ask_hosts_file(flow)
 
@@ -146,65 +129,6 @@ class Network:
             above = self._enricher.processes.lineage(process)[1 : 1 + _HOLDERS]
             self._hosts.request(
                 flow.SandboxId, process.tgid, process.start_ns, tuple((one.tgid, one.start_ns) for one in above)
-            )
-
-    def _cut(self, told: NetworkFlow) -> None:
-        """The kernel drops its packets; with the socket gone, its user and the peer know. What is cut while others of
-        its sandbox are being destroyed goes with the next."""
-        flow = self._flows.table.by_cookie.get(told.SocketCookie)
-        if flow is None or flow.protocol not in (6, 17):
-            return
-        socket = Socket(
-            flow.protocol, told.SourceIp, flow.local_port, told.DestinationIp, flow.remote_port, told.SocketCookie
-        )
-        waiting = self._cuts.setdefault((told.SandboxId, told.NetworkNamespace), {})
-        if len(waiting) >= MOST_CUTS:
-            self._metrics.count("pinfold_sockets_destroyed_total", ("failed",))
-            return
-        waiting[told.SocketCookie] = (socket, told.ProcessId)
-
-    def _destroy(self, now_ns: int) -> None:
-        """What was cut since, as many at once as one request holds."""
-        for (sandbox_id, namespace), waiting in list(self._cuts.items()):
-            if sandbox_id in self._destroying:
-                continue
-            chosen = [waiting.pop(cookie) for cookie in list(waiting)[:MOST_SOCKETS]]
-            if not waiting:
-                del self._cuts[sandbox_id, namespace]
-            makers = dict.fromkeys(maker for _, maker in chosen[:_HOLDERS])
-            processes = [
-                (process.tgid, process.start_ns)
-                for process in (
-                    *map(self._enricher.processes.get, makers),
-                    *self._enricher.processes.in_sandbox(sandbox_id)[-_HOLDERS:],
-                )
-                if process is not None
-            ]
-            request = Request(sandbox_id, tuple(processes), tuple(socket for socket, _ in chosen), namespace)
-            if self._destroyer.start(request, now_ns):
-                self._destroying.add(sandbox_id)
-            else:
-                self._metrics.count("pinfold_sockets_destroyed_total", ("failed",), len(chosen))
-
-    def _destroyed(self, response: Response) -> None:
-        self._destroying.discard(response.request.sandbox_id)
-        for socket, result in zip(response.request.sockets, response.results, strict=True):
-            self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
-            self._told(
-                f"the socket of a denied flow {_OUTCOMES[result.outcome]}" + (result.reason and f": {result.reason}"),
-                SandboxId=response.request.sandbox_id,
-                DestinationIp=socket.remote,
-                DestinationPort=socket.remote_port,
-                SocketCookie=socket.cookie,
-            )
-
-        for result in response.swept:
-            self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
-            self._told(
-                f"a socket made outside its sandbox's cgroup {_OUTCOMES[result.outcome]}"
-                + (result.reason and f": {result.reason}"),
-                SandboxId=response.request.sandbox_id,
-                CgroupId=response.request.made_in,
             )
 
     def _counters(self, cookie: int) -> Counters | None:

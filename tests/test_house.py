@@ -34,7 +34,7 @@ LAYERS = (
     {"metrics"},
     {"bpf", "enrich", "export", "notify", "process", "rules", "say"},
     {"detect", "files", "respond", "trajectories"},
-    {"control", "correlating", "kernel", "rulecosts"},
+    {"control", "correlating", "cuts", "kernel", "rulecosts"},
     {"network"},
     {"guard"},
     {"pipeline"},

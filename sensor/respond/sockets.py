@@ -59,6 +59,7 @@ class Request(Struct, frozen=True):
 class Result(Struct, frozen=True):
     outcome: Outcome
     reason: str = ""  # of unsupported and failed
+    late: bool = False  # nothing was found out: asked again, it may be
 
 
 class Response(Struct, frozen=True):
@@ -69,8 +70,8 @@ class Response(Struct, frozen=True):
 
 _NEITHER = Result("failed", "neither TCP nor UDP")
 _NO_COOKIE = Result("failed", "no cookie, and without one it may be any socket")
-_NO_ANSWER = Result("failed", "not done in time: its user keeps it locked, or the child could not work")
-_NOT_STARTED = Result("failed", "not done in time: others of its sandbox are not done either")
+_NO_ANSWER = Result("failed", "not done in time: its user keeps it locked, or the child could not work", late=True)
+_NOT_STARTED = Result("failed", "not done in time: others of its sandbox are not done either", late=True)
 _result = msgspec.json.Decoder(Result)
 
 

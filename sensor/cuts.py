@@ -108,11 +108,12 @@ class Cuts:
     def _destroyed(self, response: Response) -> None:
         request = response.request
         asked = self._asked.pop(request.sandbox_id, {}) if request.sockets else {}
+        again: list[_Cut] = []
         for socket, result in zip(request.sockets, response.results, strict=True):
             cut = asked.get(socket.cookie)
             if result.late and cut is not None and cut.tries + 1 < TRIES:
                 cut.tries += 1
-                self._wait(request.sandbox_id, request.net_namespace, cut)
+                again.append(cut)
                 continue
             self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
             self._told(
@@ -122,6 +123,8 @@ class Cuts:
                 DestinationPort=socket.remote_port,
                 SocketCookie=socket.cookie,
             )
+        for cut in again[1:] + again[:1]:  # the first is the one that kept the child: not again before the others
+            self._wait(request.sandbox_id, request.net_namespace, cut)
         for result in response.swept:
             self._metrics.count("pinfold_sockets_destroyed_total", (result.outcome,))
             self._told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -20,10 +21,12 @@ LATE, DONE = Result("failed", "not done in time", late=True), Result("destroyed"
 
 
 class Child:
-    """In the destroyer's place: answers with `answers`, the last of them again and again, at the next poll."""
+    """In the destroyer's place: answers with `answers`, the last of them again and again, at the next poll. It comes no
+    further than to the socket of the cookie `stuck`."""
 
     def __init__(self, *answers: Result) -> None:
         self.answers = list(answers)
+        self.stuck = 0
         self.asked: list[tuple[int, ...]] = []
         self._now: list[Request] = []
 
@@ -41,7 +44,12 @@ class Child:
         if not requests:
             return []
         result = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return [Response(each, (result,) * len(each.sockets)) for each in requests]
+        return [Response(each, tuple(self._results(each, result))) for each in requests]
+
+    def _results(self, request: Request, result: Result) -> Iterator[Result]:
+        for each in request.sockets:
+            result = LATE if each.cookie == self.stuck else result
+            yield result
 
 
 class Bench:
@@ -96,7 +104,7 @@ def test_a_child_that_was_late_is_asked_again() -> None:
     bench.cut(1)
     bench.cut(2)
     bench.settle()
-    assert bench.child.asked == [(1, 2)] * 3
+    assert bench.child.asked == [(1, 2), (2, 1), (1, 2)]
     assert bench.notices == ["the socket of a denied flow was destroyed"] * 2
     assert (bench.counted("destroyed"), bench.counted("failed")) == (2, 0)
 
@@ -109,6 +117,16 @@ def test_but_not_for_ever() -> None:
     assert bench.child.asked == [(1,)] * TRIES
     assert bench.notices == ["the socket of a denied flow could not be destroyed: not done in time"]
     assert bench.counted("failed") == 1
+
+
+def test_a_socket_that_keeps_the_child_keeps_it_from_no_other_one() -> None:
+    bench = Bench(DONE)
+    bench.child.stuck = 1
+    for cookie in (1, 2, 3):
+        bench.cut(cookie)
+    bench.settle()
+    assert bench.child.asked == [(1, 2, 3), (2, 3, 1), (1,), (1,), (1,)]
+    assert (bench.counted("destroyed"), bench.counted("failed")) == (2, 1)
 
 
 @pytest.mark.parametrize("result", [Result("gone"), Result("unsupported", "x"), Result("failed", "x")])

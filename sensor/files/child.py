@@ -16,13 +16,14 @@ import os
 import stat
 import struct
 import sys
+import time
 from typing import Any
 
 GROUP = 3
 WRITE, READ = 1, 2
 HEAD = struct.Struct("=I")
 HOMES_MAX, CHILDREN_MAX, ENVIRON_MAX, DEPTH_MAX = 32, 64, 64 * 1024, 3
-CHANGED_MAX = 64
+CHANGED_MAX, MARKED_MAX, TOLD_MAX = 64, 65536, 4096
 _FIND = os.O_PATH | os.O_CLOEXEC
 _SYS_OPENAT2 = 437
 _RESOLVE = 0x02 | 0x10  # NO_MAGICLINKS, IN_ROOT
@@ -45,20 +46,37 @@ _libc.syscall.restype = ctypes.c_long
 _libc.fanotify_mark.argtypes = (ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p)
 
 
+class _Made:
+    """By all looks so far: roots that were looked at whole; since when folders are marked, UTC, by key and mask; which
+    changes were told, by the file's device, inode and time."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, ...]] = set()
+        self.marked: dict[tuple[bytes, int], int] = {}
+        self.told: set[tuple[int, int, int]] = set()
+
+    def bound(self) -> None:
+        """A few changes may be told twice then."""
+        if len(self.marked) > MARKED_MAX or len(self.told) > TOLD_MAX:
+            self.marked.clear()
+            self.told.clear()
+
+
 class _View:
     """One look at what a process sees. `marks`: (key, path, is a directory, of the host)."""
 
-    def __init__(self, root: int, host: bool, shared: frozenset[int], most: int, since_ns: int) -> None:
+    def __init__(self, root: int, host: bool, shared: frozenset[int], most: int, since_ns: int, made: _Made) -> None:  # noqa: PLR0917
         self.root, self._host, self._shared, self._most = root, host, shared, most
-        self._since_ns = since_ns
+        self._since_ns, self._made = since_ns, made
         self._device = os.fstat(root).st_dev
         self.marks: dict[tuple[bytes, bytes], tuple[bytes, bytes, bool, bool]] = {}
         self.awaited: set[bytes] = set()
+        self.moved: list[bytes] = []
         self.changed: list[bytes] = []
         self.cut = self.refused = 0
         self._names: dict[bytes, dict[bytes, bytes]] = {}
         self._missing: set[bytes] = set()
-        self._looked: set[tuple[bytes, int]] = set()
+        self._looked: dict[tuple[bytes, int], int] = {}
 
     def open(self, path: bytes, flags: int = 0) -> int:
         """-1 where it is not there."""
@@ -72,8 +90,8 @@ class _View:
         """A file: its directory for what becomes of its name, itself for what is done to it by another name, and for
         reads, which in a whole directory would be many."""
         folder = os.path.dirname(path) or b"/"
-        there = self._folder(folder, _WRITES if bits & WRITE else _NAMES)
-        found = self.open(path) if there else -1
+        marked_ns = self._folder(folder, _WRITES if bits & WRITE else _NAMES)
+        found = self.open(path) if marked_ns else -1
         if found < 0:
             return
         try:
@@ -84,7 +102,7 @@ class _View:
             if _type(found) in _KERNELS:
                 mask = mask & ~_ATTRIB | (_MODIFY if bits & WRITE else 0)
             elif bits & WRITE:
-                self._change(path, status)
+                self._change(path, status, marked_ns)
             self._mark(found, path, mask, False, status)
         finally:
             os.close(found)
@@ -93,7 +111,7 @@ class _View:
         """A folder with what is in it."""
         mask = (_WRITES if bits & WRITE else _NAMES | _ON_CHILD) | (_READS if bits & READ else 0)
         path = path.rstrip(b"/") or b"/"
-        if not bits or not self._folder(path, mask):
+        if not bits or not (marked_ns := self._folder(path, mask)):
             return
         for name, folder, status in self._listed(path, CHILDREN_MAX):
             child = path.rstrip(b"/") + b"/" + name
@@ -101,7 +119,7 @@ class _View:
                 if depth:
                     self.below(child, bits, depth - 1)
             elif status is not None and bits & WRITE:
-                self._change(child, status)
+                self._change(child, status, marked_ns)
 
     def names(self, path: bytes) -> list[bytes]:
         return [name for name, folder, _ in self._listed(path, HOMES_MAX) if folder]
@@ -128,20 +146,26 @@ class _View:
             os.close(folder)
         return listed
 
-    def _change(self, path: bytes, status: os.stat_result) -> None:
-        """Done after the process had begun and before we looked."""
-        if self._since_ns and status.st_ctime_ns >= self._since_ns and len(self.changed) < CHANGED_MAX:
+    def _change(self, path: bytes, status: os.stat_result, marked_ns: int) -> None:
+        """Done after the process had begun, and before its folder had its mark, by whichever look: of what came later
+        there is an event. Or moved into place, whenever it was written."""
+        moved = any(path.startswith(each) for each in self.moved)
+        if not moved and not (self._since_ns and self._since_ns <= status.st_ctime_ns <= marked_ns):
+            return
+        change = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        if change not in self._made.told and len(self.changed) < CHANGED_MAX:
+            self._made.told.add(change)
             self.changed.append(path)
 
-    def _folder(self, path: bytes, mask: int) -> bool:
-        """Marked; or not there, and then the nearest above it, for what appears in it."""
-        if (path, mask) in self._looked:
-            return True
+    def _folder(self, path: bytes, mask: int) -> int:
+        """Since when it is marked, UTC; or 0: it is not there, and the nearest above it is, for what appears in it."""
+        if marked_ns := self._looked.get((path, mask), 0):
+            return marked_ns
         at, awaited, found = path, b"", -1
         while at in self._missing or (found := self.open(at, os.O_DIRECTORY)) < 0:
             self._missing.add(at)
             if at == b"/":
-                return False
+                return 0
             at, awaited = os.path.dirname(at), at
         try:
             if awaited and (spelled := self._spelled(at, awaited[len(at.rstrip(b"/")) + 1 :])):
@@ -149,12 +173,13 @@ class _View:
             if awaited:
                 self.awaited.add(awaited)
             wanted = _NAMES if awaited else mask
-            if (at, wanted) not in self._looked and _type(found) not in _KERNELS:
-                self._mark(found, at, wanted, True, os.fstat(found))
-            self._looked.add((at, wanted))
+            if (at, wanted) not in self._looked:
+                kernels = _type(found) in _KERNELS
+                marked_ns = 0 if kernels else self._mark(found, at, wanted, True, os.fstat(found))
+                self._looked[at, wanted] = marked_ns or time.time_ns()
         finally:
             os.close(found)
-        return not awaited
+        return 0 if awaited else self._looked[at, wanted]
 
     def _spelled(self, folder: bytes, name: bytes) -> bytes:
         """How a folder with this name is written there: rules' texts come folded. Empty: there is none."""
@@ -164,18 +189,20 @@ class _View:
         spelled = self._names[folder].get(name.lower(), b"")
         return spelled if spelled != name else b""
 
-    def _mark(self, found: int, path: bytes, mask: int, folder: bool, status: os.stat_result) -> None:
+    def _mark(self, found: int, path: bytes, mask: int, folder: bool, status: os.stat_result) -> int:
+        """Since when it has that mark; 0: it has none."""
         key = _key(found)
         if not mask or not key:
-            return
+            return 0
         if len(self.marks) >= self._most:
             self.cut += 1
-            return
+            return 0
         if _libc.fanotify_mark(GROUP, _MARK_ADD, mask, -100, b"/proc/self/fd/%d" % found):
             self.refused += 1
-            return
+            return 0
         host = self._host if status.st_dev == self._device else status.st_dev in self._shared
         self.marks[key, path] = (key, path, folder, host)
+        return self._made.marked.setdefault((key, mask), time.time_ns()) if folder else 0
 
 
 def _key(found: int) -> bytes:
@@ -203,10 +230,10 @@ def _type(found: int) -> int:
     return int(struct.unpack_from("=Q", _statfs(found))[0]) & 0xFFFFFFFF
 
 
-def look(watched: dict[str, Any], asked: list[Any], seen: set[tuple[int, ...]]) -> dict[str, Any]:
+def look(watched: dict[str, Any], asked: list[Any], made: _Made) -> dict[str, Any]:
     """What one process sees, marked: all of it where that is asked for, or where its root was never seen; else what
     its working directory adds. `asked`: tgid, start in clock ticks, all of it, UTC from which changes are told or 0,
-    and the working directory; the process's own where that is empty."""
+    the working directory, the process's own where that is empty, and what was moved into place."""
     tgid, ticks = asked[:2]
     try:
         root = os.open(f"/proc/{tgid}/root", _FIND | os.O_DIRECTORY)
@@ -220,7 +247,7 @@ def look(watched: dict[str, Any], asked: list[Any], seen: set[tuple[int, ...]]) 
             where = _where(tgid, asked[4])
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
             return {"status": "gone"}
-        return _look(watched, asked, root, where, seen)
+        return _look(watched, asked, root, where, made)
     finally:
         os.close(root)
 
@@ -233,17 +260,19 @@ def _where(tgid: int, folder: str) -> tuple[int, bytes]:
 
 
 def _look(
-    watched: dict[str, Any], asked: list[Any], root: int, where: tuple[int, bytes], seen: set[tuple[int, ...]]
+    watched: dict[str, Any], asked: list[Any], root: int, where: tuple[int, bytes], made: _Made
 ) -> dict[str, Any]:
-    tgid, _, all_of_it, since_ns, _ = asked
+    tgid, _, all_of_it, since_ns, _, moved = asked
     namespace, cwd = where
+    made.bound()
     status, own = os.fstat(root), os.stat("/")
     which = (namespace, status.st_dev, status.st_ino)
     host = namespace == os.stat("/proc/self/ns/mnt").st_ino and (own.st_dev, own.st_ino) == which[1:]
-    view = _View(root, host, _devices(), watched["most"], since_ns)
+    view = _View(root, host, _devices(), watched["most"], since_ns, made)
+    view.moved = [path.encode("latin-1") + b"/" for path in moved]
     bases = [cwd] if cwd else []
-    if all_of_it or which not in seen:
-        seen.add(which)
+    if all_of_it or which not in made.seen:
+        made.seen.add(which)
         bases += _homes(view, tgid)
         for base in _hierarchies(tgid):
             for text, bits in watched["endings"]:
@@ -328,15 +357,15 @@ def _send(answer: dict[str, Any]) -> None:
 def main() -> None:
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
     watched = json.loads(sys.stdin.readline())
-    seen: set[tuple[int, ...]] = set()
+    made = _Made()
     _send({"status": "ready"})
     for line in sys.stdin:
         asked = json.loads(line)
         if asked is None:  # all marks were taken away
-            seen.clear()
+            made = _Made()
             continue
         try:
-            answer = look(watched, asked, seen)
+            answer = look(watched, asked, made)
         except (OSError, ValueError) as error:
             answer = {"status": "refused", "why": str(error)[:200]}
         _send(answer)

@@ -32,11 +32,13 @@ FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
 AGAIN_AT_ONCE = 4  # of others: at some 10 ms each, 4 % of a core, however many there are
 SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
 ANEW_NS = 60_000_000_000  # marks are not made anew more often: where they do not fit, they do not
+UNSEEN_MAX = 3  # whole looks in turn that found nobody: by then it is a sandbox's doing
 AGAIN_S = (1, 5, 30)  # whole looks after the first, then every `look_seconds`
 CHANGED_LATE_NS = 10_000_000_000  # a look later than this says nothing of who changed a file
 LATE_NS = 300_000_000  # from a deed to its event's reading, at most, as a rule
-COARSE_NS = 10_000_000  # file times are those of the last tick
 _NS = 1_000_000_000
+_CLOCK_REALTIME_COARSE = 5
+TICK_NS = int(time.clock_getres(_CLOCK_REALTIME_COARSE) * _NS)  # file times are those of the last one: 1 to 10 ms
 
 
 class _Sandbox:
@@ -47,6 +49,9 @@ class _Sandbox:
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
         self.since: tuple[Process, int] | None = None  # who made a folder that is to be looked into, and when
+        self.moved: set[bytes] = set()  # which of them came with what was in them
+        self.shares = False  # our mount namespace, with one of its processes at least
+        self.unseen = 0  # whole looks, one after another, for which nobody was there
 
 
 class Files:
@@ -74,7 +79,7 @@ class Files:
         self._empty_ns = 0  # CLOCK_BOOTTIME: the kernel's queue had nothing then
         self._own_namespace = os.stat("/proc/self/ns/mnt").st_ino
         own = procfs.read_stat(os.getpid())
-        self._own_start_ns = own.start_ns if own is not None else 0
+        self._own = (os.getpid(), own.start_ns if own is not None else 0)
         self.lost: dict[int, Counter[str]] = {}
         self._full = False
         self._anew_ns = 0
@@ -154,7 +159,9 @@ class Files:
         telling = self._telling
         for sandbox_id, process in telling.look_again.items():
             sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
-            sandbox.since = sandbox.since or (process, time.time_ns() - LATE_NS)
+            if process is not None:
+                sandbox.since = sandbox.since or (process, _earliest(process))
+            sandbox.moved |= telling.moved.pop(sandbox_id, set())
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -203,13 +210,13 @@ class Files:
         if process is None:
             return
         folder = _bytes_of(made, "CurrentDirectory").decode("latin-1")
-        since = time.time_ns() - max(0, time.monotonic_ns() - made.monotonic_ns) - COARSE_NS
+        since = time.time_ns() - max(0, time.monotonic_ns() - made.monotonic_ns) - TICK_NS
         self._ask(Look(made.SandboxId, process.tgid, process.start_ns, False, since, folder, process))
         if made.MountNamespace == self._own_namespace:  # gone or not, what it saw is what we see
-            self._ask(Look(made.SandboxId, os.getpid(), self._own_start_ns, False, since, folder, process))
+            sandbox.shares = True
+            self._ask(Look(made.SandboxId, *self._own, False, since, folder, process))
 
     def _look_whole(self, sandbox_id: int, now_ns: int) -> None:
-        """By its newest process that may still be there."""
         sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
         if sandbox.waits:
             return
@@ -217,13 +224,17 @@ class Files:
             sandbox.next_ns = now_ns
             return
         living = self._enricher.processes.in_sandbox(sandbox_id)
-        if not living:
+        if living:
+            viewer = (living[-1].tgid, living[-1].start_ns)  # the newest knows its latest root
+        elif sandbox.shares and sandbox.since is not None:
+            viewer = self._own
+        else:
             sandbox.next_ns = now_ns + _NS
             return
         sandbox.looked_ns = now_ns
         (cause, since_ns), sandbox.since = sandbox.since or (None, 0), None
-        look = Look(sandbox_id, living[-1].tgid, living[-1].start_ns, True, since_ns, cause=cause)
-        sandbox.waits = self._ask(look)
+        moved, sandbox.moved = tuple(path.decode("latin-1") for path in sandbox.moved), set()
+        sandbox.waits = self._ask(Look(sandbox_id, *viewer, True, since_ns, cause=cause, moved=moved, tries=1))
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
         sandbox.looks += 1
         sandbox.next_ns = now_ns + int(again_s * _NS)
@@ -266,33 +277,51 @@ class Files:
         sandbox = self._sandboxes.get(look.sandbox_id)
         if sandbox is None:  # it ended meanwhile
             return
+        if answer.status == "gone" and self._look_for(look):
+            return
         if look.whole:
             sandbox.waits = False
+            self._seen(sandbox, look, answer.status != "gone")
             if sandbox.since is not None:  # something appeared meanwhile, perhaps behind the child's back
                 self._look_whole(look.sandbox_id, self._telling.now_ns)
         if answer.status in {"stalled", "refused"}:
             self._lose(look.sandbox_id, "unwatched", 1)
-        if answer.status == "gone":
-            self._look_for(look)
         if answer.status not in {"done", "cut", "partial"}:
             return
         if answer.status == "cut":
             self._lose(look.sandbox_id, "unwatched", 1)
-        fresh = self._views.learn(look.sandbox_id, answer)
+        self._views.learn(look.sandbox_id, answer)
         if len(self._views) >= self._settings.marks and not self._full:
             self._full = True
             self._notice(f"{len(self._views)} files are marked, as many as files.marks: further ones are not watched")
         if look.since_ns and look.cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
-            # Where a folder was marked already, an event told of it, or will.
-            for path in (path for path in answer.changed if (path.rpartition("/")[0] or "/") in fresh):
+            for path in answer.changed:
                 self._telling.changed(path.encode("latin-1"), look.cause, answer)
         self._telling.retry(look.sandbox_id, look.whole)
 
-    def _look_for(self, gone: Look) -> None:
-        """At a working directory of which the program has ended, once more: as the sandbox's newest process sees it."""
+    def _look_for(self, gone: Look) -> bool:
+        """By other eyes: whoever was to be looked at has ended, as `mkdir` does soon, or as a sandbox may see to. By
+        its newest process, then by those further and further back, at last by our own where it shares our root."""
         living = self._enricher.processes.in_sandbox(gone.sandbox_id)
-        if not gone.whole and gone.cause is not None and gone.tgid == gone.cause.tgid and living:
-            self._ask(replace(gone, tgid=living[-1].tgid, start_ns=living[-1].start_ns))
+        if gone.tries:
+            living = [process for process in living if process.start_ns < gone.start_ns]
+        if living:
+            process = living[-min(1 << gone.tries // 2, len(living))]
+            viewer = (process.tgid, process.start_ns)
+        elif gone.whole and self._sandboxes[gone.sandbox_id].shares:  # a folder was asked for so at the exec
+            viewer = self._own
+        else:
+            return False
+        return self._ask(replace(gone, tgid=viewer[0], start_ns=viewer[1], tries=gone.tries + 1))
+
+    def _seen(self, sandbox: _Sandbox, look: Look, seen: bool) -> None:
+        """Where nobody was there to see by, the next look is to find what this one was to find."""
+        sandbox.unseen = 0 if seen else sandbox.unseen + 1
+        if not seen and look.cause is not None:
+            sandbox.since = (look.cause, look.since_ns)
+            sandbox.moved |= {path.encode("latin-1") for path in look.moved}
+        if sandbox.unseen >= UNSEEN_MAX and self._enricher.processes.in_sandbox(look.sandbox_id):
+            self._lose(look.sandbox_id, "unwatched", 1)
 
     def _ended(self, sandbox_id: int) -> None:
         """Marks go with their file systems; those of shared ones when no sandbox is left."""
@@ -320,6 +349,12 @@ class Files:
             self._marker.close()
             os.close(self.group)
             self._marker, self.group = None, -1
+
+
+def _earliest(process: Process) -> int:
+    """UTC of what it may have done just now; nothing from before its birth."""
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - process.start_ns
+    return time.time_ns() - min(LATE_NS, age_ns + TICK_NS)
 
 
 def _bytes_of(activity: Activity, name: str) -> bytes:

@@ -40,6 +40,8 @@ class Look(Struct, frozen=True, gc=False):
     since_ns: int
     folder: str = ""  # a working directory, in latin-1; empty: the process's own
     cause: Process | None = None  # to whom changes are put down
+    moved: tuple[str, ...] = ()  # in latin-1, moved or linked into place: what is in them counts as changed
+    tries: int = 0  # by whose eyes else it was looked, who had ended
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -87,7 +89,7 @@ class _Child:
             os.close(answers)
 
     def ask(self, look: Look, now_ns: int) -> None:
-        asked = [look.tgid, start_ticks(look.start_ns), look.whole, look.since_ns, look.folder]
+        asked = [look.tgid, start_ticks(look.start_ns), look.whole, look.since_ns, look.folder, look.moved]
         self._unwritten += msgspec.json.encode(asked) + b"\n"
         if not self.asked:
             self.moved_ns = now_ns

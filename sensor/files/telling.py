@@ -34,22 +34,26 @@ from sensor.files.whose import Batch, whose
 from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
+MOVED_MAX = 16  # in one sandbox between two looks; of more what is in them is found by its time alone
 TRIES = 2  # one look may have been under way, and behind what it is asked for
 PATH_MAX = 4096
 BURST_S = 4  # of a sandbox's events
 _READS = ACCESS | CLOSE_NOWRITE
 _WRITES = CLOSE_WRITE | MODIFY
+_ITSELF = (b"", b".")  # for a name
 
 
 class Telling:
-    """`look_again`: sandboxes in which something appeared that is to be marked, with who made it. `lost` by
+    """`look_again`: sandboxes in which something appeared that is to be marked, with who made it, or nobody knows what
+    is marked already; `moved`: what appeared with what was in it. `lost` by
     sandbox and reason; `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told;
     `now_ns`, CLOCK_MONOTONIC, is to be set before anything else."""
 
     def __init__(self, settings: Settings, enricher: Enricher, watched: Watched, views: Views) -> None:
         self.settings = settings
         self.watched = watched
-        self.look_again: dict[int, Process] = {}
+        self.look_again: dict[int, Process | None] = {}
+        self.moved: dict[int, set[bytes]] = {}
         self.lost: Counter[tuple[int, str]] = Counter()
         self.outside = 0
         self.found: list[AnyFile] = []
@@ -73,7 +77,7 @@ class Telling:
                 self.lost[process.sandbox_id, "unresolved"] += 1
                 return
             self._unknown.append((process, event, TRIES))
-            self.look_again.setdefault(process.sandbox_id, process)
+            self.look_again.setdefault(process.sandbox_id, None)
 
     def retry(self, sandbox_id: int, whole: bool) -> None:
         """Now that it was looked at: keys that were not known, as of a folder that was marked a moment ago, or that an
@@ -86,8 +90,8 @@ class Telling:
                 continue
             elif tries > whole:
                 self._unknown.append((process, event, tries - whole))
-                self.look_again.setdefault(sandbox_id, process)
-            else:
+                self.look_again.setdefault(sandbox_id, None)
+            elif not _of_a_folder_itself(event):
                 self.lost[sandbox_id, "unresolved"] += 1
 
     def changed(self, path: bytes, process: Process, answer: Answer) -> None:
@@ -105,6 +109,7 @@ class Telling:
     def forget(self, sandbox_id: int) -> None:
         self._unknown = deque(one for one in self._unknown if one[0].sandbox_id != sandbox_id)
         self._budgets.pop(sandbox_id, None)
+        self.moved.pop(sandbox_id, None)
 
     # One event.
 
@@ -127,7 +132,7 @@ class Telling:
             return False
         bits = self._wants(at.path)
         if mask & CREATE:
-            self._appeared(at, process, bits)
+            self._appeared(at, process, bits, folder)
         if bits & WRITE:
             if mask & (CREATE | _WRITES) and not (folder and not mask & CREATE):
                 action = "created" if mask & CREATE else "written"
@@ -145,7 +150,7 @@ class Telling:
         source = old.path if old is not None else b""
         if new is not None:
             bits = self._wants(new.path)
-            self._appeared(new, process, bits)
+            self._appeared(new, process, bits, empty=False)
             if bits & WRITE:
                 self._add(FileRename, "renamed", new, source, folder, process)
                 self._add(FileEvent, "created", new, source, folder, process)
@@ -154,16 +159,23 @@ class Telling:
             target = At(new.path if new is not None else b"", old.host)
             self._add(FileRename, "renamed", target, source, folder, process)
 
-    def _appeared(self, at: At, process: Process, bits: int) -> None:
-        """A new file has no mark of its own, and a new folder hides what is made in it."""
-        if bits or self._views.awaits(process.sandbox_id, at.path):
-            self.look_again.setdefault(process.sandbox_id, process)
+    def _appeared(self, at: At, process: Process, bits: int, empty: bool) -> None:
+        """A new file has no mark of its own, and a new folder hides what is made in it; one that is moved or linked
+        into place has that already."""
+        awaited = self._views.awaits(process.sandbox_id, at.path)
+        if not bits and not awaited:
+            return
+        self.look_again[process.sandbox_id] = self.look_again.get(process.sandbox_id) or process
+        if awaited and not empty:
+            moved = self.moved.setdefault(process.sandbox_id, set())
+            if len(moved) < MOVED_MAX:
+                moved.add(at.path)
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:
             return None
         folders = self._views.find(sandbox_id, name[0])
-        if name[1] in (b"", b"."):
+        if name[1] in _ITSELF:
             return self._best(sandbox_id, folders)
         paths = (folder.path.rstrip(b"/") + b"/" + name[1] for folder in folders)
         return self._best(sandbox_id, [At(path, folder.host) for path, folder in zip(paths, folders, strict=True)])
@@ -224,6 +236,12 @@ class Telling:
         left = min(rate * BURST_S, left + rate * (now_ns - at_ns) / 1e9)
         self._budgets[sandbox_id] = (left - 1 if left >= 1 else left, now_ns)
         return left >= 1
+
+
+def _of_a_folder_itself(event: Event) -> bool:
+    """The folder's parent is marked, but it is not: the kernel tells of such a one by its own key, and it is none that
+    is watched."""
+    return bool(event.mask & ONDIR) and event.at is not None and event.at[1] in _ITSELF
 
 
 def _text(path: bytes, field: str, raw: Raw) -> tuple[str, Raw]:

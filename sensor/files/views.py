@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from sensor.files.marker import Answer
@@ -29,23 +31,21 @@ class Views:
     def __len__(self) -> int:
         return len(self._marks)
 
-    def learn(self, sandbox_id: int, answer: Answer) -> set[str]:
-        """The folders that were not marked before, in latin-1."""
-        fresh = {
-            path for key_hex, path, folder, _ in answer.marks if folder and bytes.fromhex(key_hex) not in self._marks
-        }
+    def learn(self, sandbox_id: int, answer: Answer) -> None:
         views = self._of_sandbox.setdefault(sandbox_id, {})
         views.pop(answer.view, None)
         views[answer.view] = None  # the latest last
-        self._awaited.setdefault(answer.view, set()).update(path.encode("latin-1").lower() for path in answer.awaited)
+        awaited = self._awaited.setdefault(answer.view, set())
+        awaited.update(path.encode("latin-1").lower() for path in answer.awaited)
         while len(views) > VIEWS_MAX:
             del views[next(iter(views))]
         keys = self._of_view.setdefault(answer.view, set())
-        for key_hex, path, _, host in answer.marks:
+        for key_hex, path, folder, host in answer.marks:
             key = bytes.fromhex(key_hex)
             keys.add(key)
+            if folder:  # which may be replaced, or any of those above it
+                awaited.update(_up(path.encode("latin-1").lower()))
             self._marks.setdefault(key, {})[answer.view, path.encode("latin-1")] = At(path.encode("latin-1"), host)
-        return fresh
 
     def find(self, sandbox_id: int, key: bytes) -> list[At]:
         """As this sandbox sees it, by each way it was looked at, which bind mounts and roots below its root make many;
@@ -57,7 +57,7 @@ class Views:
         return [at for (view, _), at in found.items() if view in views] or [next(iter(found.values()))]
 
     def awaits(self, sandbox_id: int, path: bytes) -> bool:
-        """Whether something watched may be below it, once it is there."""
+        """Whether something watched may be in or below it, once it is there."""
         path = path.lower()
         return any(path in self._awaited.get(view, ()) for view in self._of_sandbox.get(sandbox_id, ()))
 
@@ -78,3 +78,9 @@ class Views:
         self._awaited.clear()
         self._of_view.clear()
         self._of_sandbox.clear()
+
+
+def _up(path: bytes) -> Iterator[bytes]:
+    while len(path) > 1:
+        yield path
+        path = path[: path.rindex(b"/")]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from sensor.configfiles import Files as Settings
+from sensor.enrich.processes import Process, ProcessTable
 from sensor.files import fanotify
 from sensor.files.fanotify import OVERFLOW
 from sensor.files.files import FOLDERS_MAX, Files
+from sensor.files.marker import Answer, Look
 from sensor.metrics import Metrics
 from sensor.rules.ruleset import Ruleset
 from tests.export import samples
-from tests.files.events import SANDBOX, batch, raw, telling
+from tests.files.events import SANDBOX, TGID, VIEW, batch, process, raw, telling
 
 RULES = Ruleset((), (), (), (), beyond=("an-id",))
 
@@ -93,3 +96,80 @@ def test_a_memory_full_of_folders_hides_no_later_one(monkeypatch: pytest.MonkeyP
     assert files.lost[SANDBOX]["files_unwatched"] == 1
     assert enters(FOLDERS_MAX + 1, 60)
     assert len(files._sandboxes[SANDBOX].asked) == FOLDERS_MAX
+
+
+class Asked(Made):
+    """Notes who is looked at, and answers as it is told to; `end` takes a process from the table."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fanotify, "group", lambda: 99)
+        super().__init__()
+        self.looks: list[Look] = []
+        table = self._enricher.processes
+        for number in (1, 2, 3, 4):
+            newer = process(TGID + number)
+            newer.start_ns = 5 + number
+            table.found(newer)
+
+    def _ask(self, look: Look) -> bool:
+        self.looks.append(look)
+        return True
+
+    def whole(self, now_s: int, cause: Process | None = None) -> None:
+        if cause is not None:
+            self._telling.look_again[SANDBOX] = cause
+        self._telling.now_ns = now_s * 10**9
+        self._settle(self._telling.now_ns)
+
+    def gone(self) -> None:
+        self._answered(self.looks[-1], Answer("gone"))
+
+
+def test_where_the_newest_has_ended_others_are_asked_up_to_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Asked(monkeypatch)
+    maker = process(TGID + 4)
+    files.whole(100, maker)
+    for _ in range(4):
+        files.gone()
+    assert [look.tgid - TGID for look in files.looks] == [4, 3, 1, 0]
+    assert all(look.cause is maker and look.since_ns == files.looks[0].since_ns for look in files.looks)
+    # Nobody was there: whatever is looked at next is to find what this look was to find.
+    first_ns = files.looks[0].since_ns
+    files.whole(101)
+    files._look_whole(SANDBOX, 101 * 10**9)
+    assert (files.looks[-1].cause, files.looks[-1].since_ns) == (maker, first_ns) and files.lost == {}
+    files._answered(files.looks[-1], Answer("done", VIEW))
+    files._look_whole(SANDBOX, 200 * 10**9)
+    assert files.looks[-1].cause is None
+
+
+def test_a_sandbox_whose_processes_all_end_before_they_are_looked_at_is_unwatched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = Asked(monkeypatch)
+    for turn in range(3):
+        assert files.lost == {}
+        files._look_whole(SANDBOX, (100 + turn) * 10**9)
+        while files._sandboxes[SANDBOX].waits:
+            files.gone()
+    assert files.lost == {SANDBOX: {"files_unwatched": 1}}
+
+
+def test_a_root_that_is_ours_is_looked_at_by_us_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made a folder in it, and something in that, was all there was."""
+    files = Asked(monkeypatch)
+    made = samples.process_creation(
+        SandboxId=SANDBOX, ProcessId=TGID, MountNamespace=os.stat("/proc/self/ns/mnt").st_ino
+    )
+    files.observe(made)
+    files.whole(100, process())
+    while not files.looks[-1].whole or files.looks[-1].tgid != os.getpid():
+        files.gone()
+    assert len(files.looks) == 2 + 5
+    files._answered(files.looks[-1], Answer("done", VIEW))
+    files._enricher.processes = ProcessTable(64)
+    files.whole(200, process())
+    assert files.looks[-1].tgid == os.getpid() and len(files.looks) == 2 + 6
+    files._answered(files.looks[-1], Answer("done", VIEW))
+    files._look_whole(SANDBOX, 300 * 10**9)
+    assert len(files.looks) == 2 + 6  # nobody is there, and nothing was made

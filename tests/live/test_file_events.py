@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def furnish(home: Path) -> Path:
         (home / name).mkdir()
     (home / ".aws" / "credentials").write_text("[default]\n")
     (home / ".ssh" / "authorized_keys").write_text("")
+    time.sleep(0.02)  # what was done within a tick of a sandbox's birth may be its own
     return home
 
 
@@ -96,6 +98,35 @@ def test_a_root_of_its_own(container: Shell) -> None:
     assert not Path("/etc/ld.so.preload").exists()
 
 
+def test_what_is_made_in_folders_that_are_made_just_before(container: Shell) -> None:
+    """By a program that has ended when its folder is to be looked into, and by nothing that is executed."""
+    places = (".ssh/authorized_keys", ".codex/config.toml", ".gemini/settings.json", ".iflow/settings.json",
+              ".qwen/settings.json", ".cursor/mcp.json", ".continue/config.json", ".vscode/tasks.json")  # fmt: skip
+    for place in places:
+        container.do(f"mkdir {place.partition('/')[0]}; echo x > {place}")
+        container.wait("file_event", f"{container.home}/{place}")
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "mv prepared .ssh",
+        "ln -s prepared .ssh",
+        "mkdir .ssh; sleep 1.5; mv .ssh old; mv prepared .ssh",
+        "mkdir .ssh; sleep 1.5; rmdir .ssh; mv prepared .ssh",
+        "mkdir .ssh; sleep 1.5; rmdir .ssh; mkdir .ssh; mv prepared/authorized_keys .ssh/",
+        "mkdir .ssh; sleep 1.5; mv .ssh old; mkdir .ssh; echo key > .ssh/authorized_keys",
+    ],
+)
+def test_what_was_prepared_elsewhere_and_is_put_in_place(container: Shell, deed: str) -> None:
+    container.do("mkdir prepared; echo key > prepared/authorized_keys; sleep 0.5")
+    container.do(deed)
+    container.wait("file_event", f"{container.home}/.ssh/authorized_keys")
+    container.sensor.wait(
+        container.box, kind="detection", rule=lambda rule: rule["title"] == "A key that opens a login is added"
+    )
+
+
 def test_kernel_helpers(container: Shell) -> None:
     """What it holds is written back, unchanged, by a builtin."""
     container.do('read -r -d "" now < /proc/sys/kernel/core_pattern; printf %s "$now" > /proc/sys/kernel/core_pattern')
@@ -128,16 +159,11 @@ def test_a_release_agent_in_a_hierarchy(container: Shell) -> None:
 
 
 def test_rules_detect_it(sensor: Running, container: Shell) -> None:
-    """However it is done: none of these has an argument that tells. A folder that is made just now is looked at a
-    moment later, so that what is done in it is done until it is seen."""
-
-    def again() -> bool:
-        container.do("x=release; echo 1 > ${x}_agent; d=.claude; mkdir -p $d; echo '{}' > $d/settings.json")
-        container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir -p ${n}sh")
-        container.do("echo k > /tmp/k; mv -f /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x")
-        container.do("rm /etc/ld.so.preload")
-        return wanted <= titles()
-
+    """However it is done: none of these has an argument that tells."""
+    container.do("x=release; echo 1 > ${x}_agent; d=.claude; mkdir -p $d; echo '{}' > $d/settings.json")
+    container.do("n=/etc/ld.so; echo > $n.preload; n=/etc/sha; read -r line < ${n}dow; n=.s; mkdir -p ${n}sh")
+    container.do("echo k > /tmp/k; mv -f /tmp/k ${n}sh/authorized_keys; c=/etc/cron.d; echo > $c/x")
+    container.do("rm /etc/ld.so.preload")
     wanted = {
         "A file that makes the kernel run something is written",
         "The settings of a coding agent are written",
@@ -150,7 +176,7 @@ def test_rules_detect_it(sensor: Running, container: Shell) -> None:
     def titles() -> set[str]:
         return {line["rule"]["title"] for line in sensor.of(container.box, kind="detection")}
 
-    sensor.until(again, "all detections")
+    sensor.until(lambda: wanted <= titles(), f"all of {wanted}")
 
 
 def test_folders_of_the_configuration(sensor: Running, shell: Shell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 @pytest.fixture
 def view(group: int, tmp_path: Path) -> Iterator[Make]:
     roots: list[int] = []
+    looks = child._Made()
 
     def make(most: int = 100, since_ns: int = 0) -> child._View:
         roots.append(os.open(tmp_path, os.O_PATH | os.O_DIRECTORY))
-        return child._View(roots[-1], False, frozenset(), most, since_ns)
+        return child._View(roots[-1], False, frozenset(), most, since_ns, looks)
 
     yield make
     for root in roots:
@@ -104,6 +106,20 @@ def test_what_changed_since_is_told(view: Make, tmp_path: Path) -> None:
     later = view(since_ns=since + 1)
     later.exact(b"/crontab", child.WRITE)
     assert later.changed == []
+
+
+def test_what_changed_is_told_by_the_first_look_that_is_asked_for_it(view: Make, tmp_path: Path) -> None:
+    """Another look may come between a folder's creation and the one that is to find what was made in it."""
+    (tmp_path / "early").touch()
+    since = os.stat(tmp_path / "early").st_ctime_ns
+    view().below(b"/", child.WRITE, 0)
+    time.sleep(0.05)  # a tick or more: times of files are those of the last
+    (tmp_path / "late").touch()
+    made, again = view(since_ns=since), view(since_ns=since)
+    made.below(b"/", child.WRITE, 0)
+    assert made.changed == [b"/early"]  # of the late one there is an event
+    again.below(b"/", child.WRITE, 0)
+    assert again.changed == []
 
 
 def test_names_of_any_bytes(view: Make, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class _View:
         self._device = os.fstat(root).st_dev
         self.marks: dict[tuple[bytes, bytes], tuple[bytes, bytes, bool, bool]] = {}
         self.awaited: set[bytes] = set()
-        self.moved: list[bytes] = []
+        self.appeared: list[tuple[bytes, bool]] = []
         self.changed: list[bytes] = []
         self.cut = self.refused = 0
         self._names: dict[bytes, dict[bytes, bytes]] = {}
@@ -147,13 +147,15 @@ class _View:
         return listed
 
     def _change(self, path: bytes, status: os.stat_result, marked_ns: int) -> None:
-        """Done after the process had begun, and before its folder had its mark, by whichever look: of what came later
-        there is an event. Or moved into place, whenever it was written."""
-        moved = any(path.startswith(each) for each in self.moved)
-        if not moved and not (self._since_ns and self._since_ns <= status.st_ctime_ns <= marked_ns):
+        """Done after the process had begun, or in a folder that is new, and before that had its mark, by whichever
+        look: of what came later there is an event. In a folder that was moved into place all is new there."""
+        new = [moved for folder, moved in self.appeared if path.lower().startswith(folder)]
+        if not self._since_ns or not (new or status.st_ctime_ns >= self._since_ns):
             return
         change = (status.st_dev, status.st_ino, status.st_ctime_ns)
-        if change not in self._made.told and len(self.changed) < CHANGED_MAX:
+        if change in self._made.told or len(self.changed) >= CHANGED_MAX:
+            return
+        if status.st_ctime_ns <= marked_ns or any(new):
             self._made.told.add(change)
             self.changed.append(path)
 
@@ -233,7 +235,7 @@ def _type(found: int) -> int:
 def look(watched: dict[str, Any], asked: list[Any], made: _Made) -> dict[str, Any]:
     """What one process sees, marked: all of it where that is asked for, or where its root was never seen; else what
     its working directory adds. `asked`: tgid, start in clock ticks, all of it, UTC from which changes are told or 0,
-    the working directory, the process's own where that is empty, and what was moved into place."""
+    the working directory, the process's own where that is empty, and new folders."""
     tgid, ticks = asked[:2]
     try:
         root = os.open(f"/proc/{tgid}/root", _FIND | os.O_DIRECTORY)
@@ -244,10 +246,10 @@ def look(watched: dict[str, Any], asked: list[Any], made: _Made) -> dict[str, An
         if _start_ticks(tgid) != ticks:
             return {"status": "gone"}
         try:
-            where = _where(tgid, asked[4])
+            where, environment = _where(tgid, asked[4]), _environment(tgid)
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
             return {"status": "gone"}
-        return _look(watched, asked, root, where, made)
+        return _look(watched, asked, root, (*where, environment), made)
     finally:
         os.close(root)
 
@@ -260,20 +262,20 @@ def _where(tgid: int, folder: str) -> tuple[int, bytes]:
 
 
 def _look(
-    watched: dict[str, Any], asked: list[Any], root: int, where: tuple[int, bytes], made: _Made
+    watched: dict[str, Any], asked: list[Any], root: int, where: tuple[int, bytes, bytes], made: _Made
 ) -> dict[str, Any]:
-    tgid, _, all_of_it, since_ns, _, moved = asked
-    namespace, cwd = where
+    tgid, _, all_of_it, since_ns, _, appeared = asked
+    namespace, cwd, environment = where
     made.bound()
     status, own = os.fstat(root), os.stat("/")
     which = (namespace, status.st_dev, status.st_ino)
     host = namespace == os.stat("/proc/self/ns/mnt").st_ino and (own.st_dev, own.st_ino) == which[1:]
     view = _View(root, host, _devices(), watched["most"], since_ns, made)
-    view.moved = [path.encode("latin-1") + b"/" for path in moved]
+    view.appeared = [(path.encode("latin-1").lower() + b"/", moved) for path, moved in appeared]
     bases = [cwd] if cwd else []
     if all_of_it or which not in made.seen:
         made.seen.add(which)
-        bases += _homes(view, tgid)
+        bases += _homes(view, environment)
         for base in _hierarchies(tgid):
             for text, bits in watched["endings"]:
                 if text.count("/") == 1:
@@ -296,15 +298,25 @@ def _look(
     }
 
 
-def _homes(view: _View, tgid: int) -> list[bytes]:
+def _environment(tgid: int) -> bytes:
+    """A process that ends lets go of its memory before it does of its root. Raises ProcessLookupError then."""
+    environment = b""
+    with contextlib.suppress(PermissionError), open(f"/proc/{tgid}/environ", "rb") as file:
+        environment = file.read(ENVIRON_MAX)
+    with open(f"/proc/{tgid}/statm", "rb") as file:
+        if not environment and file.read(2) == b"0 ":
+            raise ProcessLookupError(tgid)
+    return environment
+
+
+def _homes(view: _View, environment: bytes) -> list[bytes]:
     """Where a user's own files are looked for. $HOME is the sandbox's own word, and a place in its root, no more."""
     homes = [b"/root", *(b"/home/" + name for name in view.names(b"/home"))]
-    with contextlib.suppress(OSError), open(f"/proc/{tgid}/environ", "rb") as file:
-        for variable in file.read(ENVIRON_MAX).split(b"\0"):
-            home = variable.removeprefix(b"HOME=")
-            if home != variable and home.startswith(b"/") and b"/.." not in home and len(home) < 1024:
-                homes.append(home)
-                break
+    for variable in environment.split(b"\0"):
+        home = variable.removeprefix(b"HOME=")
+        if home != variable and home.startswith(b"/") and b"/.." not in home and len(home) < 1024:
+            homes.append(home)
+            break
     return homes
 
 

@@ -37,8 +37,7 @@ AGAIN_S = (1, 5, 30)  # whole looks after the first, then every `look_seconds`
 CHANGED_LATE_NS = 10_000_000_000  # a look later than this says nothing of who changed a file
 LATE_NS = 300_000_000  # from a deed to its event's reading, at most, as a rule
 _NS = 1_000_000_000
-_CLOCK_REALTIME_COARSE = 5
-TICK_NS = int(time.clock_getres(_CLOCK_REALTIME_COARSE) * _NS)  # file times are those of the last one: 1 to 10 ms
+TICK_NS = 10_000_000  # file times are those of the last tick, which a busy hypervisor delays
 
 
 class _Sandbox:
@@ -49,7 +48,7 @@ class _Sandbox:
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
         self.since: tuple[Process, int] | None = None  # who made a folder that is to be looked into, and when
-        self.moved: set[bytes] = set()  # which of them came with what was in them
+        self.appeared: dict[bytes, bool] = {}  # those folders, and whether they came with what is in them
         self.shares = False  # our mount namespace, with one of its processes at least
         self.unseen = 0  # whole looks, one after another, for which nobody was there
 
@@ -161,7 +160,7 @@ class Files:
             sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
             if process is not None:
                 sandbox.since = sandbox.since or (process, _earliest(process))
-            sandbox.moved |= telling.moved.pop(sandbox_id, set())
+            sandbox.appeared |= telling.appeared.pop(sandbox_id, {})
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -233,8 +232,9 @@ class Files:
             return
         sandbox.looked_ns = now_ns
         (cause, since_ns), sandbox.since = sandbox.since or (None, 0), None
-        moved, sandbox.moved = tuple(path.decode("latin-1") for path in sandbox.moved), set()
-        sandbox.waits = self._ask(Look(sandbox_id, *viewer, True, since_ns, cause=cause, moved=moved, tries=1))
+        appeared = tuple((path.decode("latin-1"), moved) for path, moved in sandbox.appeared.items())
+        sandbox.appeared.clear()
+        sandbox.waits = self._ask(Look(sandbox_id, *viewer, True, since_ns, cause=cause, appeared=appeared, tries=1))
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
         sandbox.looks += 1
         sandbox.next_ns = now_ns + int(again_s * _NS)
@@ -319,7 +319,7 @@ class Files:
         sandbox.unseen = 0 if seen else sandbox.unseen + 1
         if not seen and look.cause is not None:
             sandbox.since = (look.cause, look.since_ns)
-            sandbox.moved |= {path.encode("latin-1") for path in look.moved}
+            sandbox.appeared |= {path.encode("latin-1"): moved for path, moved in look.appeared}
         if sandbox.unseen >= UNSEEN_MAX and self._enricher.processes.in_sandbox(look.sandbox_id):
             self._lose(look.sandbox_id, "unwatched", 1)
 

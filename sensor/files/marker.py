@@ -40,7 +40,8 @@ class Look(Struct, frozen=True, gc=False):
     since_ns: int
     folder: str = ""  # a working directory, in latin-1; empty: the process's own
     cause: Process | None = None  # to whom changes are put down
-    moved: tuple[str, ...] = ()  # in latin-1, moved or linked into place: what is in them counts as changed
+    # Folders in latin-1 that are new, and whether they came with what is in them: that counts as changed, however old.
+    appeared: tuple[tuple[str, bool], ...] = ()
     tries: int = 0  # by whose eyes else it was looked, who had ended
 
 
@@ -89,7 +90,7 @@ class _Child:
             os.close(answers)
 
     def ask(self, look: Look, now_ns: int) -> None:
-        asked = [look.tgid, start_ticks(look.start_ns), look.whole, look.since_ns, look.folder, look.moved]
+        asked = [look.tgid, start_ticks(look.start_ns), look.whole, look.since_ns, look.folder, look.appeared]
         self._unwritten += msgspec.json.encode(asked) + b"\n"
         if not self.asked:
             self.moved_ns = now_ns

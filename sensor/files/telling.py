@@ -34,7 +34,7 @@ from sensor.files.whose import Batch, whose
 from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
-MOVED_MAX = 16  # in one sandbox between two looks; of more what is in them is found by its time alone
+APPEARED_MAX = 16  # in one sandbox between two looks; of more what is in them is found by its time alone
 TRIES = 2  # one look may have been under way, and behind what it is asked for
 PATH_MAX = 4096
 BURST_S = 4  # of a sandbox's events
@@ -45,7 +45,7 @@ _ITSELF = (b"", b".")  # for a name
 
 class Telling:
     """`look_again`: sandboxes in which something appeared that is to be marked, with who made it, or nobody knows what
-    is marked already; `moved`: what appeared with what was in it. `lost` by
+    is marked already; `appeared`: what that was, and whether it came with what is in it. `lost` by
     sandbox and reason; `outside`: events of processes in no sandbox, which are dropped. `found` is what is to be told;
     `now_ns`, CLOCK_MONOTONIC, is to be set before anything else."""
 
@@ -53,7 +53,7 @@ class Telling:
         self.settings = settings
         self.watched = watched
         self.look_again: dict[int, Process | None] = {}
-        self.moved: dict[int, set[bytes]] = {}
+        self.appeared: dict[int, dict[bytes, bool]] = {}
         self.lost: Counter[tuple[int, str]] = Counter()
         self.outside = 0
         self.found: list[AnyFile] = []
@@ -109,7 +109,7 @@ class Telling:
     def forget(self, sandbox_id: int) -> None:
         self._unknown = deque(one for one in self._unknown if one[0].sandbox_id != sandbox_id)
         self._budgets.pop(sandbox_id, None)
-        self.moved.pop(sandbox_id, None)
+        self.appeared.pop(sandbox_id, None)
 
     # One event.
 
@@ -162,14 +162,14 @@ class Telling:
     def _appeared(self, at: At, process: Process, bits: int, empty: bool) -> None:
         """A new file has no mark of its own, and a new folder hides what is made in it; one that is moved or linked
         into place has that already."""
-        awaited = self._views.awaits(process.sandbox_id, at.path)
+        sandbox_id = process.sandbox_id
+        awaited = self._views.awaits(sandbox_id, at.path)
         if not bits and not awaited:
             return
-        self.look_again[process.sandbox_id] = self.look_again.get(process.sandbox_id) or process
-        if awaited and not empty:
-            moved = self.moved.setdefault(process.sandbox_id, set())
-            if len(moved) < MOVED_MAX:
-                moved.add(at.path)
+        self.look_again[sandbox_id] = self.look_again.get(sandbox_id) or process
+        appeared = self.appeared.setdefault(sandbox_id, {})
+        if awaited and len(appeared) < APPEARED_MAX:
+            appeared[at.path] = appeared.get(at.path, False) or not empty
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +121,32 @@ def test_what_changed_is_told_by_the_first_look_that_is_asked_for_it(view: Make,
     assert made.changed == [b"/early"]  # of the late one there is an event
     again.below(b"/", child.WRITE, 0)
     assert again.changed == []
+
+
+def test_what_is_in_a_new_folder_is_told_however_old_and_by_whichever_look_it_was_marked(
+    view: Make, tmp_path: Path
+) -> None:
+    for name in ("Made", "moved"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "early").touch()
+    view().below(b"/", child.WRITE, 1)
+    time.sleep(0.05)
+    (tmp_path / "Made" / "late").touch()
+    (tmp_path / "moved" / "late").touch()
+    made = view(since_ns=time.time_ns() + 1)
+    made.appeared = [(b"/made/", False), (b"/moved/", True)]
+    made.below(b"/", child.WRITE, 1)
+    assert sorted(made.changed) == [b"/Made/early", b"/moved/early", b"/moved/late"]
+
+
+def test_a_process_that_is_ending_is_gone_and_has_no_environment(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError):
+            child._environment(ended.pid)
+    with subprocess.Popen(["/bin/sleep", "60"], env={}) as living:
+        assert child._environment(living.pid) == b""
+        living.kill()
 
 
 def test_names_of_any_bytes(view: Make, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ READ_AT_ONCE = 16  # reads between two drains of the ring: some 200 events each
 FOLDERS_MAX = 256  # working directories of one sandbox that are remembered; beyond them looks are rationed
 FOLDER_EVERY_NS = 50_000_000
 FIRST_AT_ONCE = 32  # each second, of sandboxes that were not looked at yet
-AGAIN_AT_ONCE = 4  # of others: at some 10 ms each, 4 % of a core, however many there are
+AGAIN_AT_ONCE = 4  # of others, and of those in which something appeared: at some 10 ms each, 4 % of a core
 SOONEST_NS = 200_000_000  # between two looks for what appeared in a sandbox
 ANEW_NS = 60_000_000_000  # marks are not made anew more often: where they do not fit, they do not
 UNSEEN_MAX = 3  # whole looks in turn that found nobody: by then it is a sandbox's doing
@@ -253,12 +253,15 @@ class Files:
             self._anew(now_ns)
         first: list[tuple[int, int]] = []
         again: list[tuple[int, int]] = []
+        appeared: list[tuple[int, int]] = []
         for sandbox in self._enricher.sandboxes.live():
-            known = self._sandboxes.get(sandbox.id)
-            next_ns = known.next_ns if known is not None else 0
-            if next_ns <= now_ns:
-                (again if known is not None and known.looks else first).append((next_ns, sandbox.id))
-        for _, sandbox_id in (*first[:FIRST_AT_ONCE], *sorted(again)[:AGAIN_AT_ONCE]):
+            known = self._sandboxes.get(sandbox.id) or _Sandbox()
+            if known.next_ns <= now_ns:
+                which = first if not known.looks else again if known.since is None else appeared
+                which.append((known.next_ns, sandbox.id))
+        # None of them may keep the others from it.
+        turns = first[:FIRST_AT_ONCE] + sorted(appeared)[:AGAIN_AT_ONCE] + sorted(again)[:AGAIN_AT_ONCE]
+        for _, sandbox_id in turns:
             self._look_whole(sandbox_id, now_ns)
         self._telling.now_ns = now_ns
         self._telling.repeats()
@@ -294,9 +297,12 @@ class Files:
         if len(self._views) >= self._settings.marks and not self._full:
             self._full = True
             self._notice(f"{len(self._views)} files are marked, as many as files.marks: further ones are not watched")
-        if look.since_ns and look.cause is not None and time.time_ns() - look.since_ns < CHANGED_LATE_NS:
-            for path in answer.changed:
-                self._telling.changed(path.encode("latin-1"), look.cause, answer)
+        if answer.changed and look.cause is not None:
+            if time.time_ns() - look.since_ns > CHANGED_LATE_NS:
+                self._lose(look.sandbox_id, "unattributed", len(answer.changed))
+            else:
+                for path in answer.changed:
+                    self._telling.changed(path.encode("latin-1"), look.cause, answer)
         self._telling.retry(look.sandbox_id, look.whole)
 
     def _look_for(self, gone: Look) -> bool:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from sensor.configfiles import Files as Settings
 from sensor.enrich.processes import Process, ProcessTable
@@ -173,3 +174,33 @@ def test_a_root_that_is_ours_is_looked_at_by_us_at_last(monkeypatch: pytest.Monk
     files._answered(files.looks[-1], Answer("done", VIEW))
     files._look_whole(SANDBOX, 300 * 10**9)
     assert len(files.looks) == 2 + 6  # nobody is there, and nothing was made
+
+
+def test_what_is_found_late_is_put_down_to_nobody_and_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Asked(monkeypatch)
+    told = []
+    monkeypatch.setattr(files._telling, "changed", lambda path, cause, _: told.append((path, cause)))
+    maker = process()
+    files.whole(100, maker)
+    answer = Answer("done", VIEW, changed=("/etc/crontab", "/etc/passwd"))
+    files._answered(files.looks[-1], answer)
+    assert told == [(b"/etc/crontab", maker), (b"/etc/passwd", maker)] and files.lost == {}
+    files._answered(structs.replace(files.looks[-1], since_ns=files.looks[-1].since_ns - 11 * 10**9), answer)
+    assert len(told) == 2 and files.lost == {SANDBOX: {"files_unattributed": 2}}
+
+
+def test_those_in_which_something_appeared_wait_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they keep the others from their turn, however many there are."""
+    files = Asked(monkeypatch)
+    live = [SimpleNamespace(id=number) for number in range(1, 31)]
+    cast(Any, files._enricher.sandboxes).live = lambda: live
+    cast(Any, files._enricher.processes).in_sandbox = lambda _: [process()]
+    files.each_second(10**12)
+    for look in list(files.looks):
+        files._answered(look, Answer("done", VIEW))
+    assert len(files.looks) == 30
+    for number in range(21, 31):
+        files._sandboxes[number].since = (process(), 1)
+    del files.looks[:]
+    files.each_second(2 * 10**12)
+    assert [look.sandbox_id for look in files.looks] == [21, 22, 23, 24, 1, 2, 3, 4]

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -372,7 +372,7 @@ HOSTILE = st.sampled_from(
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 def test_hostile_records_never_raise(
     data: st.DataObject, shipped: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -148,7 +148,7 @@ def test_a_cut_file_is_one_line(length: int) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_a_damaged_file_is_one_line(data: st.DataObject) -> None:
     damaged = bytearray(sample())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -157,7 +157,6 @@ def test_a_damaged_file_is_one_line(data: st.DataObject) -> None:
 
 
 @given(noise=st.binary(max_size=400))
-@settings(deadline=None)
 def test_noise_behind_a_true_header_is_one_line(noise: bytes) -> None:
     third = len(noise) // 3 * 2
     refused(pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, third, third, len(noise) - third) + noise)

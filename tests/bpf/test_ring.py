@@ -141,7 +141,7 @@ steps = st.lists(
 
 
 @given(steps=steps, start=st.integers(0, 3 * PAGE // 8).map(lambda words: words * 8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_everything_written_is_read_once_in_order(steps: list[tuple[bytes, str, bool]], start: int) -> None:
     fake = FakeRing()
     try:

@@ -77,7 +77,7 @@ def test_a_name_is_matched_as_bytes(pattern: str, name: str, matches: bool) -> N
 
 
 @given(prefix=st.text("ab", max_size=3), suffix=st.text("ab", max_size=3), name=st.text("ab", max_size=8))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_star_is_what_a_regex_says_it_is(prefix: str, suffix: str, name: str) -> None:
     (place,) = steps.compile_patterns([(f"{prefix}*{suffix}", 0)]).places
     assert place.matches(name.encode()) is bool(re.fullmatch(f"{prefix}.*{suffix}", name))

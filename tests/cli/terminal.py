@@ -56,6 +56,14 @@ class Terminal:
         """The kernel tells those in front by SIGWINCH."""
         _resize(self._terminal, columns, rows)
 
+    def asleep(self) -> None:
+        """Waits until it waits for keys. Python notes a signal, and asks for it before it reads: one that comes between
+        the two is lost on a read that has nothing to wake it."""
+        deadline = time.monotonic() + WAIT_S
+        while _state(self._child) != "S":
+            assert time.monotonic() < deadline, f"it does not wait: {self.seen!r}"
+            time.sleep(0.01)
+
     def type(self, keys: bytes) -> None:
         os.write(self._terminal, keys)
 
@@ -67,7 +75,10 @@ class Terminal:
 
     def status(self) -> int:
         """Reads to the end, so that nobody waits for us, and gives the exit status."""
+        deadline = time.monotonic() + WAIT_S
         while True:
+            ready, _, _ = select.select([self._terminal], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"it does not end: {self.seen!r}"
             try:
                 self.seen += os.read(self._terminal, 4096)
             except OSError:  # EIO: the last process has closed it
@@ -75,6 +86,11 @@ class Terminal:
         _, status = os.waitpid(self._child, 0)
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status)
+
+
+def _state(pid: int) -> str:
+    """Field 3 of /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _resize(fd: int, columns: int, rows: int) -> None:

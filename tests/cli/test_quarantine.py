@@ -156,6 +156,7 @@ def test_who_does_not_consent_changes_nothing(api: Api, here: Path, keys: bytes,
     environment = {"PINFOLD_CONFIG": str(here / "c.yaml")}
     terminal = Terminal([*COMMAND, "kill", "agent-1", "--reason", "x"], environment)
     terminal.until(b"Kill agent-1 (3 processes)? [y/N]: ")
+    terminal.asleep()
     terminal.type(keys)
     assert terminal.status() == status
     assert api.changes == []

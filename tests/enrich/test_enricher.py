@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -304,7 +304,7 @@ class Unknown(Struct):
     pass
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_bytes_raise(enricher: Enricher, data: st.DataObject) -> None:
     """Whatever decodes becomes an activity, and one that the log can write."""
@@ -320,7 +320,7 @@ def test_no_bytes_raise(enricher: Enricher, data: st.DataObject) -> None:
         orjson.dumps(fields)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(argv=st.binary(max_size=64), path=st.binary(max_size=64), flags=st.integers(0, 2**32 - 1))
 def test_argv_and_paths_are_lossless(enricher: Enricher, argv: bytes, path: bytes, flags: int) -> None:
     made = creation(enricher, 500, START, argv, image_path=path, file_flags=flags)

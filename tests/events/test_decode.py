@@ -34,12 +34,12 @@ def values(kind: Type) -> st.SearchStrategy[dict[str, Any]]:
 
 
 records = st.sampled_from(Type).flatmap(lambda kind: st.tuples(st.just(kind), values(kind)))
-plain = settings(deadline=None, max_examples=200)
+plain = settings(max_examples=200)
 
 
 @pytest.mark.parametrize("kind", Type, ids=lambda kind: str(kind.name))
 @given(data=st.data(), before=st.integers(0, 64))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_valid_record_comes_back_whole(kind: Type, data: st.DataObject, before: int) -> None:
     members = data.draw(values(kind))
     raw = packed(kind, members)
@@ -123,7 +123,7 @@ def test_tails_beyond_the_record_are_corrupt(kind: Type) -> None:
 @given(
     record=records, noise=st.dictionaries(st.integers(0, 7), st.integers(0, 255), max_size=3), less=st.integers(0, 9)
 )
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 def test_split_or_not_it_is_the_same_record(
     record: tuple[Type, dict[str, Any]], noise: dict[int, int], less: int
 ) -> None:
@@ -176,7 +176,7 @@ def test_noise_of_a_known_type_never_raises(kind: Type, noise: bytes) -> None:
 
 
 @given(record=records, data=st.data())
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_a_mutated_record_never_raises(record: tuple[Type, dict[str, Any]], data: st.DataObject) -> None:
     raw = bytearray(packed(*record))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from struct import pack
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.bpf import libbpf, maps
@@ -50,7 +50,7 @@ def test_what_was_there_before_is_adopted(followed: Followed) -> None:
     assert rounds(followed) == []
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     ours=st.dictionaries(st.integers(0, ENTRIES - 1), st.integers(1, 2**64 - 1), max_size=600),
     theirs=st.dictionaries(st.integers(0, ENTRIES - 1), st.none() | st.integers(1, 2**64 - 1), max_size=9),

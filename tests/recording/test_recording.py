@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -304,7 +304,7 @@ def test_what_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 def test_a_damaged_file_is_refused_and_nothing_else(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, remembered: Callable[[], bytes]
 ) -> None:
@@ -331,7 +331,7 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], bytes]:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_hostile_records_replay_as_they_came(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     core = Recorded(tmp_path_factory.mktemp("hostile"))
     core.begin()
@@ -346,7 +346,7 @@ def test_hostile_records_replay_as_they_came(data: st.DataObject, tmp_path_facto
 
 
 @given(content=st.binary(max_size=300), kind=st.integers(0, 9))
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 def test_entries_of_anything_raise_no_other_error(
     content: bytes, kind: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

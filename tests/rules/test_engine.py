@@ -59,7 +59,7 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(rules(), min_size=1, max_size=6), events=st.lists(EVENTS, min_size=5, max_size=20))
 def test_the_index_never_changes_a_result(texts: list[str], events: list[dict[str, Any]]) -> None:
     ruleset = build(*texts)
@@ -80,7 +80,7 @@ MANY = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=300), repeat=st.integers(1, 20))
 def test_no_text_raises(text: str, repeat: int) -> None:
     ruleset = build(*MANY)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.errors import RuleError
@@ -72,7 +72,6 @@ def test_what_cannot_be_explained_says_so() -> None:
         document_of(str(SAMPLE[0]), "5a1cbe10-1111-4111-8111-000000000009")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["category", "Image", "Uid", "time", "Argv", "Killed", "x"]), st.one_of(
     st.text(max_size=9), st.integers(), st.booleans(), st.none(), st.lists(st.text(max_size=3), max_size=3),
     st.just("process_creation"), st.just("2026-11-30T06:00:00.5Z"),

@@ -90,7 +90,7 @@ _WELL_FORMED = [f"{item}{often}" for often in ("", "?", "*", "+", "{2,3}") for i
 )]  # fmt: skip
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(
     pieces=st.lists(st.sampled_from(_TOKENS), max_size=9),
     text=TEXTS,
@@ -109,7 +109,7 @@ def test_every_match_of_a_regex_holds_one_literal_of_each_clause(pieces: list[st
             assert any(literal in seen for literal in clause)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(pieces=st.lists(st.sampled_from(_WELL_FORMED), min_size=2, max_size=7), text=TEXTS)
 def test_what_may_be_missing_hides_nothing(pieces: list[str], text: str) -> None:
     """As above, of regexes that are always well-formed and mostly optional."""

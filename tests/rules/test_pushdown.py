@@ -142,7 +142,7 @@ ITEMS = st.sampled_from([
 CONDITIONS = st.sampled_from(["a and b", "a or b", "not a and b", "not (a or b)", "a and not b", "not a or not b"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ITEMS, ITEMS, CONDITIONS, st.lists(CONNECTS, min_size=5, max_size=20))
 def test_no_rule_matches_a_connect_that_is_left_out(
     first: str, second: str, condition: str, events: list[dict[str, Any]]
@@ -155,7 +155,7 @@ def test_no_rule_matches_a_connect_that_is_left_out(
             assert engine.match(activity("network_connection", event)) == ()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(OPENS, min_size=20, max_size=60), st.lists(CONNECTS, min_size=20, max_size=60))
 def test_no_shipped_rule_matches_what_is_left_out(
     shipped: Ruleset, opens: list[dict[str, Any]], connects: list[dict[str, Any]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.errors import RuleError
@@ -101,7 +101,7 @@ def test_an_event_that_says_nothing_makes_no_rule() -> None:
         draft(activity("process_creation", {}), "", ())
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(st.text(min_size=1, max_size=40), st.text(max_size=60), st.text(max_size=20))
 def test_whatever_a_sandbox_wrote_stays_text(image: str, line: str, title: str) -> None:
     event = activity("process_creation", {"Image": f"/x/{image}", "CommandLine": line})

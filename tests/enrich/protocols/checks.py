@@ -6,14 +6,12 @@ import socket
 from collections.abc import Callable, Sequence
 from threading import Thread
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from sensor.enrich.protocols.result import TEXT_MAX, Found
 
 Dissect = Callable[[bytes, bool], Found | None]
 ANY = st.binary(max_size=4200)
-unhurried = settings(deadline=None)  # other tests may share the processor
 
 
 def sound(found: Found | None, *protocols: str) -> None:

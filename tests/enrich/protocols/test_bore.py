@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.bore import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 UUID = b"67e55044-10b1-426f-9247-bb680e5fe0c8"
 HELLO = b'{"Hello":8080}\0'
@@ -67,13 +67,11 @@ def test_not_over_udp() -> None:
     assert dissect(HELLO, True) is None
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "bore")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "bore")

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from sensor.enrich.protocols import http
 from sensor.enrich.protocols.chisel import dissect, named
-from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound
 
 
 def upgrade(subprotocol: bytes) -> bytes:
@@ -88,13 +88,11 @@ def test_of_aiohttp() -> None:
     assert found is not None and found.protocol == "chisel"
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), *ALL)
 
 
-@unhurried
 @given(mutated((CHISEL, WSTUNNEL, DEVTUNNEL, ANSWER)))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), *ALL)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sensor.enrich.protocols import dns
 from sensor.enrich.protocols.dns import Message, addresses_of, dissect, parse
 from sensor.enrich.protocols.result import TEXT_MAX
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 A, NS, CNAME, NULL, PTR, MX, TXT, AAAA = 1, 2, 5, 10, 12, 15, 16, 28
 
@@ -257,14 +257,12 @@ def bounded(found: Message | None) -> None:
         assert asked_name and address and 0 <= ttl < 1 << 31
 
 
-@unhurried
 @given(ANY, st.booleans())
 def test_any_bytes(data: bytes, udp: bool) -> None:
     sound(dissect(data, udp), "dns")
     bounded(parse(data, udp))
 
 
-@unhurried
 @given(mutated(SAMPLES), st.booleans())
 def test_mutations(data: bytes, udp: bool) -> None:
     whole = data if udp else over_tcp(data)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.frp import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 
 def message(kind: bytes, members: dict[str, object]) -> bytes:
@@ -83,13 +83,11 @@ def test_not_over_udp() -> None:
     assert dissect(LOGIN, True) is None
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "frp")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "frp")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.getblocktemplate import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 
 def post(path: str, body: bytes) -> bytes:
@@ -118,14 +118,12 @@ def test_of_http_client() -> None:
     assert found is not None and (found.protocol, found.method) == ("getblocktemplate", "submitblock")
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "getblocktemplate")
     sound(dissect(b"POST / HTTP/1.1\r\n\r\n" + data, False), "getblocktemplate")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "getblocktemplate")

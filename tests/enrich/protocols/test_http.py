@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.http import dissect, read
-from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound
 from tests.packaging.tools import tool
 
 GET = (
@@ -205,13 +205,11 @@ def test_of_curl_through_a_proxy() -> None:
     assert found.software.startswith("curl/") and "geheim" not in repr(found)
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "http")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "http")

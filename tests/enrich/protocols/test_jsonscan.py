@@ -15,7 +15,7 @@ from sensor.enrich.protocols.jsonscan import (
     said,
     scan,
 )
-from tests.enrich.protocols.checks import ANY, unhurried
+from tests.enrich.protocols.checks import ANY
 
 STRINGS = st.text(max_size=20)
 VALUES = st.recursive(
@@ -30,7 +30,6 @@ def depth(value: object) -> int:
     return (1 + max((depth(part) for part in inner), default=0)) if isinstance(value, dict | list) else 0
 
 
-@unhurried
 @given(st.dictionaries(STRINGS, VALUES, max_size=4), st.booleans())
 def test_whole_objects_are_as_json_reads_them(value: dict[str, object], ascii_only: bool) -> None:
     line = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -83,7 +82,6 @@ def test_said_is_printable() -> None:
     assert said(None) == said(7) == said(["a"]) == "" and said("x" * 300, 128) == "x" * 128
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     for value in (*objects(data), *objects(b"{" + data), *objects(b'{"a":"' + data)):

@@ -13,7 +13,7 @@ from sensor.enrich.protocols.memo import SEEN, Memo, Seen
 from sensor.enrich.protocols.recognise import recognise
 from sensor.enrich.protocols.repeats import Repeats
 from tests.bench.flows import Recorded
-from tests.enrich.protocols.checks import mutated, unhurried
+from tests.enrich.protocols.checks import mutated
 from tests.fuzz.samples import ALL
 
 
@@ -66,7 +66,6 @@ def test_recorded_flows_are_told_alike_with_and_without_memory(udp: bool) -> Non
         assert recognise(side, udp) == found
 
 
-@unhurried
 @given(st.lists(mutated([sample.data for sample in ALL]), min_size=2, max_size=2), st.booleans(), st.integers(0, 400))
 def test_what_came_before_changes_nothing(pair: list[bytes], udp: bool, cut: int) -> None:
     first, second = pair

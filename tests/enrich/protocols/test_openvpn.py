@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.enrich.protocols.openvpn import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 SESSION, OTHER = b"\x9a\x3c\x01\xff\x72\x5b\x00\x10", b"\x11\x22\x33\x44\x55\x66\x77\x88"
 REPLAY = struct.pack("!II", 1, 1_700_000_000)
@@ -93,13 +93,11 @@ def test_lengths_that_lie() -> None:
     assert dissect(b"\0\1" + PLAIN, False) is None
 
 
-@unhurried
 @given(ANY, st.booleans())
 def test_any_bytes(data: bytes, udp: bool) -> None:
     sound(dissect(data, udp), "openvpn")
 
 
-@unhurried
 @given(mutated(SAMPLES), st.booleans())
 def test_mutations(data: bytes, udp: bool) -> None:
     sound(dissect(data if udp else over_tcp(data), udp), "openvpn")

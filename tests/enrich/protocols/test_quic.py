@@ -199,7 +199,7 @@ def test_noise(noise: bytes, start: bytes) -> None:
     assert found is None or not found.certain
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(max_size=300))
 def test_noise_behind_the_protection(frames: bytes) -> None:
     """A sandbox can encrypt what it likes; a hello that is none says nothing."""

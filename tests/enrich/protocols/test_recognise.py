@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sensor.enrich.protocols.recognise import recognise, recognise_pair
 from sensor.enrich.protocols.result import Found
-from tests.enrich.protocols.checks import mutated, unhurried
+from tests.enrich.protocols.checks import mutated
 from tests.fuzz import build
 from tests.fuzz.checks import checked
 from tests.fuzz.samples import ALL, Sample
@@ -139,14 +139,12 @@ def test_a_pair_is_stratum_2_by_its_lengths() -> None:
     assert recognise_pair(b"", b"") is None
 
 
-@unhurried
 @given(st.binary(max_size=4200), st.booleans())
 def test_noise(data: bytes, udp: bool) -> None:
     checked(recognise(data, udp))
     checked(recognise_pair(data[:64], data[64:234]))
 
 
-@unhurried
 @given(mutated([sample.data for sample in ALL]), st.booleans(), st.integers(0, 2000))
 def test_mutations(data: bytes, udp: bool, size: int) -> None:
     checked(recognise(data, udp))

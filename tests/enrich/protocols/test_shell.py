@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.shell import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 from tests.packaging.tools import tool
 
 PROMPTS = [
@@ -173,13 +173,11 @@ def test_of_python() -> None:
     assert found.version == sys.version.split()[0]
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "shell")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "shell")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.socks import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, first_bytes, mutated, sound
 from tests.packaging.tools import tool
 
 FOUR = b"\4\1\x01\xbb\x5d\xb8\xd8\x22root\0"
@@ -123,13 +123,11 @@ def test_of_curl(option: str, answers: list[bytes], version: str) -> None:
     assert (found.version, found.method, found.target) == (version, "CONNECT", "inner.example:8080")
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "socks")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "socks")

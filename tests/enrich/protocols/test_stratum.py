@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sensor.enrich.protocols.result import Found
 from sensor.enrich.protocols.stratum import USER_MAX, dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 XMR = "48edfHu7V9Z84YzzMa6fUueoELZ9ZRXq9VetWzYGzKt52XU5xvqgzYnDK9URnRoJMk1j8nLwEVsaSWJ4fhdUyZijBGUicoD"
 ETH = "0x00d8c82Eb65124Ea3452CaC59B64aCC230AA3482"
@@ -274,14 +274,12 @@ def test_in_datagrams_too() -> None:
     assert dissect(SUBSCRIBE, True) == dissect(SUBSCRIBE, False)
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "stratum")
     sound(dissect(b'{"method":"mining.' + data, False), "stratum")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "stratum")
@@ -293,7 +291,6 @@ PARAMS = st.lists(TEXT | st.none() | st.lists(TEXT, max_size=2), max_size=4) | s
 )
 
 
-@unhurried
 @given(st.sampled_from(["mining.subscribe", "mining.authorize", "login", "submit", "job", "eth_submitLogin"]), PARAMS)
 def test_any_text(method: str, params: object) -> None:
     data = json.dumps({"method": method, "params": params}).encode("utf-8", "surrogatepass")

@@ -14,7 +14,7 @@ from sensor.enrich.protocols.stratum2 import (
     SERVER_DISTINCT,
     dissect_pair,
 )
-from tests.enrich.protocols.checks import sound, unhurried
+from tests.enrich.protocols.checks import sound
 
 _random = Random(5)  # noqa: S311
 KEY, ANSWER = _random.randbytes(CLIENT), _random.randbytes(SERVER)
@@ -76,13 +76,11 @@ def test_near_misses(client: bytes, server: bytes) -> None:
     assert dissect_pair(client, server) is None
 
 
-@unhurried
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_any_bytes(client: bytes, server: bytes) -> None:
     sound(dissect_pair(client, server), "stratum2")
 
 
-@unhurried
 @given(st.binary(min_size=CLIENT, max_size=CLIENT), st.binary(min_size=SERVER, max_size=SERVER))
 def test_any_bytes_of_these_lengths(client: bytes, server: bytes) -> None:
     sound(dissect_pair(client, server), "stratum2")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.wireguard import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 _random = Random(3)  # noqa: S311
 KEYS = [_random.randbytes(4096) for _ in range(4)]
@@ -73,13 +73,11 @@ def test_random_keys_pass() -> None:
         assert dissect(b"\1\0\0\0" + random.randbytes(144), True) is not None
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, True), "wireguard")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, True), "wireguard")

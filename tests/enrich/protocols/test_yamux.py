@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from sensor.enrich.protocols.yamux import dissect
-from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound, unhurried
+from tests.enrich.protocols.checks import ANY, at_every_length, mutated, sound
 
 
 def frame(kind: int, flags: int, stream: int, length: int, content: bytes = b"") -> bytes:
@@ -75,13 +75,11 @@ def test_not_over_udp() -> None:
     assert dissect(TALK, True) is None
 
 
-@unhurried
 @given(ANY)
 def test_any_bytes(data: bytes) -> None:
     sound(dissect(data, False), "yamux")
 
 
-@unhurried
 @given(mutated(SAMPLES))
 def test_mutations(data: bytes) -> None:
     sound(dissect(data, False), "yamux")

@@ -141,7 +141,7 @@ def test_a_second_corrupt_file_of_that_name_overwrites_nothing(tmp_path: Path) -
     assert ledger.damaged == [f"{one.id}.json.corrupt-1", f"{one.id}.json.corrupt-2"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.one_of(st.binary(max_size=200), st.integers(0, 10_000)))
 def test_no_file_raises(tmp_path_factory: pytest.TempPathFactory, data: bytes | int) -> None:
     """Noise, and one byte of a good file changed."""

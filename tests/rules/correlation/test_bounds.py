@@ -92,7 +92,7 @@ _RUNS: dict[str, Any] = {}
 
 @pytest.mark.parametrize("body", HOSTILE)
 @given(events=st.lists(st.tuples(names, st.integers(-20, 200), st.text(max_size=5), numbers), max_size=30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_nothing_that_a_sandbox_writes_raises(body: str, events: list[tuple[str, int, str, int]]) -> None:
     if body not in _RUNS:
         _RUNS[body] = Stream(named("a"), named("b"), correlation(body))

@@ -111,7 +111,7 @@ def test_distinct_values_count_once_while_they_are_in_the_window() -> None:
 
 @pytest.mark.parametrize("kind", ["event_count", "value_count"])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_as_a_plain_reading_of_the_window_has_it(kind: str, data: st.DataObject) -> None:
     """In order, against a reference that keeps everything."""
     field = ", field: Uid" if kind == "value_count" else ""

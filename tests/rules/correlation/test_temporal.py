@@ -136,7 +136,7 @@ def _sequence(seen: list[tuple[int, str]], now: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["temporal", "temporal_ordered"])
 @given(steps=st.lists(st.tuples(st.integers(1, 45), st.sampled_from("abc")), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_as_a_plain_reading_has_it(kind: str, steps: list[tuple[int, str]]) -> None:
     run = Stream(ruleset=_ruleset(kind))
     now, quiet, seen, expected, found = 0, -1000, list[tuple[int, str]](), list[int](), list[int]()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.errors import RuleError
@@ -71,7 +71,6 @@ def test_depth_and_length_are_bounded() -> None:
             parse(text)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet="abc.()'\" =<,\\notinandor", max_size=60))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:

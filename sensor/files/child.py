@@ -153,11 +153,13 @@ class _View:
         if not self._since_ns or not (new or status.st_ctime_ns >= self._since_ns):
             return
         change = (status.st_dev, status.st_ino, status.st_ctime_ns)
-        if change in self._made.told or len(self.changed) >= CHANGED_MAX:
+        if change in self._made.told or not (status.st_ctime_ns <= marked_ns or any(new)):
             return
-        if status.st_ctime_ns <= marked_ns or any(new):
-            self._made.told.add(change)
-            self.changed.append(path)
+        if len(self.changed) >= CHANGED_MAX:
+            self.cut += 1
+            return
+        self._made.told.add(change)
+        self.changed.append(path)
 
     def _folder(self, path: bytes, mask: int) -> int:
         """Since when it is marked, UTC; or 0: it is not there, and the nearest above it is, for what appears in it."""

@@ -48,7 +48,6 @@ class _Sandbox:
         self.next_ns = self.looked_ns = 0
         self.waits = False  # for a whole look
         self.since: tuple[Process, int] | None = None  # who made a folder that is to be looked into, and when
-        self.appeared: dict[bytes, bool] = {}  # those folders, and whether they came with what is in them
         self.shares = False  # our mount namespace, with one of its processes at least
         self.unseen = 0  # whole looks, one after another, for which nobody was there
 
@@ -160,7 +159,6 @@ class Files:
             sandbox = self._sandboxes.setdefault(sandbox_id, _Sandbox())
             if process is not None:
                 sandbox.since = sandbox.since or (process, _earliest(process))
-            sandbox.appeared |= telling.appeared.pop(sandbox_id, {})
             self._look_whole(sandbox_id, now_ns)
         telling.look_again.clear()
         for (sandbox_id, reason), count in telling.lost.items():
@@ -232,8 +230,8 @@ class Files:
             return
         sandbox.looked_ns = now_ns
         (cause, since_ns), sandbox.since = sandbox.since or (None, 0), None
-        appeared = tuple((path.decode("latin-1"), moved) for path, moved in sandbox.appeared.items())
-        sandbox.appeared.clear()
+        new = self._telling.appeared.pop(sandbox_id, {})
+        appeared = tuple((path.decode("latin-1"), moved) for path, moved in new.items())
         sandbox.waits = self._ask(Look(sandbox_id, *viewer, True, since_ns, cause=cause, appeared=appeared, tries=1))
         again_s = AGAIN_S[sandbox.looks] if sandbox.looks < len(AGAIN_S) else self._settings.look_seconds
         sandbox.looks += 1
@@ -325,7 +323,8 @@ class Files:
         sandbox.unseen = 0 if seen else sandbox.unseen + 1
         if not seen and look.cause is not None:
             sandbox.since = (look.cause, look.since_ns)
-            sandbox.appeared |= {path.encode("latin-1"): moved for path, moved in look.appeared}
+            again = {path.encode("latin-1"): moved for path, moved in look.appeared}
+            self._telling.appeared[look.sandbox_id] = again | self._telling.appeared.get(look.sandbox_id, {})
         if sandbox.unseen >= UNSEEN_MAX and self._enricher.processes.in_sandbox(look.sandbox_id):
             self._lose(look.sandbox_id, "unwatched", 1)
 

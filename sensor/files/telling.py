@@ -34,7 +34,7 @@ from sensor.files.whose import Batch, whose
 from sensor.rules.places import READ, WRITE
 
 RETRIED_MAX = 256
-APPEARED_MAX = 16  # in one sandbox between two looks; of more what is in them is found by its time alone
+APPEARED_MAX = 64  # in one sandbox between two looks
 TRIES = 2  # one look may have been under way, and behind what it is asked for
 PATH_MAX = 4096
 BURST_S = 4  # of a sandbox's events
@@ -170,6 +170,8 @@ class Telling:
         appeared = self.appeared.setdefault(sandbox_id, {})
         if awaited and len(appeared) < APPEARED_MAX:
             appeared[at.path] = appeared.get(at.path, False) or not empty
+        elif awaited and at.path not in appeared:  # what it has is found by its time alone
+            self.lost[sandbox_id, "unwatched"] += 1
 
     def _at(self, sandbox_id: int, name: Name | None) -> At | None:
         if name is None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from sensor.files.marker import Answer
 
 VIEWS_MAX = 64  # roots of one sandbox
+UP_MAX = 4
 View = tuple[int, int, int]  # mount namespace, device and inode of its root
 
 
@@ -81,6 +82,9 @@ class Views:
 
 
 def _up(path: bytes) -> Iterator[bytes]:
-    while len(path) > 1:
-        yield path
-        path = path[: path.rindex(b"/")]
+    """As far as what is watched is below a home. All of it would be 4 MB of a path of 4096 bytes, which a sandbox
+    chooses."""
+    for _ in range(UP_MAX):
+        if len(path) > 1:
+            yield path
+            path = path[: path.rindex(b"/")]

@@ -189,6 +189,22 @@ def test_what_is_awaited_makes_a_new_look() -> None:
     assert told.look_again == {SANDBOX: told._enricher.processes.current[100]}
 
 
+def test_more_than_fits_between_two_looks_is_a_loss() -> None:
+    told, views = telling((1, "/home/agent"))
+    names = [f"/home/agent/.d{number}" for number in range(66)]
+    views.learn(SANDBOX, Answer("done", VIEW, (), tuple(names)))
+    feed(told, *[at(fanotify.CREATE | fanotify.ONDIR, name.rpartition("/")[2].encode()) for name in [*names, names[0]]])
+    assert len(told.appeared[SANDBOX]) == 64 and told.lost == {(SANDBOX, "unwatched"): 2}
+
+
+def test_a_deep_path_that_a_sandbox_makes_costs_no_more_than_its_length() -> None:
+    _, views = telling((1, "/home/agent"))
+    deep = "/d" * 2000
+    views.learn(SANDBOX, Answer("done", VIEW, ((key(5).hex(), deep, True, False),)))
+    assert views.awaits(SANDBOX, deep.encode()) and views.awaits(SANDBOX, deep[:-2].encode())
+    assert sum(map(len, views._awaited[VIEW])) < 5 * len(deep)
+
+
 def test_a_name_that_is_no_text_is_kept_raw_and_bounded() -> None:
     place = Place("prefix", "/etc/cron.d/", WRITE | READ)
     told, _ = telling((1, "/etc/cron.d"), places=(place,))

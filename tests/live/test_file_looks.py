@@ -139,6 +139,17 @@ def test_what_is_in_a_new_folder_is_told_however_old_and_by_whichever_look_it_wa
     assert sorted(made.changed) == [b"/Made/early", b"/moved/early", b"/moved/late"]
 
 
+def test_changes_that_do_not_fit_are_said(view: Make, tmp_path: Path) -> None:
+    since = time.time_ns() - 10**9
+    made = view(since_ns=since)
+    for number in range(2):
+        (tmp_path / f"{number}").mkdir()
+        for name in range(40):
+            (tmp_path / f"{number}" / f"{name}").touch()
+    made.below(b"/", child.WRITE, 1)
+    assert len(made.changed) == child.CHANGED_MAX and made.cut == 80 - child.CHANGED_MAX
+
+
 def test_a_process_that_is_ending_is_gone_and_has_no_environment(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/true"]) as ended:
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
